@@ -1,0 +1,118 @@
+"""How Alembic reaches the database: async by itself, or through a connection that `traderrr_data.schema` hands in."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from logging.config import fileConfig
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations import MigrationScript
+from alembic.runtime.migration import MigrationContext
+
+from traderrr_data import dialects
+from traderrr_data.engine import create_engine
+from traderrr_data.models import Base
+from traderrr_data.models.base import VERSION_TABLE
+from traderrr_data.models.types import CheckedType, utc_now
+from traderrr_data.settings import Settings
+
+config = context.config
+
+LOCK_TIMEOUT = 60.0
+LEGACY_INDEX = "idx_daily_data_ticker_date"
+"""The legacy application makes it at every start; our primary key serves the same queries."""
+
+
+def is_ours(name: str | None, kind: str, parents: Any) -> bool:
+    """Keep autogenerate and ``check`` away from what others keep in the same database."""
+    if kind == "table":
+        return name in Base.metadata.tables
+    return not (kind == "index" and name == LEGACY_INDEX and parents.get("table_name") == "daily_data")
+
+
+def default_differs(
+    _context: MigrationContext, _inspected: object, _column: object, found: str | None, _default: object, wanted: str | None
+) -> bool:
+    """Compare defaults as text: asking PostgreSQL whether one clock reading equals another says no."""
+
+    def plain(default: str | None) -> str:
+        return re.sub(r"::[\w ]+|[()'\"\s]", "", default or "").lower()
+
+    return plain(found) != plain(wanted)
+
+
+def render_frozen(kind: str, item: Any, autogenerate: AutogenContext) -> str | bool:
+    """Write types and defaults as plain SQLAlchemy: history must not move with this package."""
+    if kind == "type" and isinstance(item, CheckedType):
+        if "mysql." in item.frozen:
+            autogenerate.imports.add("from sqlalchemy.dialects import mysql")
+        return item.frozen
+    if kind == "server_default" and isinstance(getattr(item, "arg", None), utc_now):
+        return "utc_now()"
+    return False
+
+
+def number_revision(
+    migration: MigrationContext, _revision: str | Iterable[str | None], directives: list[MigrationScript]
+) -> None:
+    """Give a new revision the next number, so that file names sort as history does."""
+    if directives and not getattr(config.cmd_opts, "rev_id", None):
+        scripts = migration.opts["script"].walk_revisions()
+        numbers = [int(script.revision) for script in scripts if script.revision.isdigit()]
+        directives[0].rev_id = f"{max(numbers, default=0) + 1:03}"
+
+
+OPTIONS: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    "version_table": VERSION_TABLE,
+    "include_name": is_ours,
+    "compare_type": True,
+    "compare_server_default": default_differs,
+    "render_item": render_frozen,
+    "process_revision_directives": number_revision,
+    "render_as_batch": True,  # SQLite cannot ALTER; elsewhere a batch is the plain statements
+}
+
+
+def write_sql() -> None:
+    """Write the statements instead of running them."""
+    url = config.attributes.get("url") or Settings().url
+    context.configure(url=url, literal_binds=True, dialect_opts={"paramstyle": "named"}, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Migrate under the migration lock, on every database in as few transactions as it can."""
+    dialect = dialects.for_connection(connection)
+    with dialect.migrating(connection, config.attributes.get("lock_timeout", LOCK_TIMEOUT)):
+        context.configure(connection=connection, transactional_ddl=dialect.transactional_ddl, **OPTIONS)
+        with context.begin_transaction():
+            context.run_migrations()
+            dialect.verify_migration(connection)
+
+
+async def migrate_alone() -> None:
+    """Migrate as ``alembic`` was asked to on the command line, with an engine of our own."""
+    engine = create_engine()
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
+
+
+if config.config_file_name is not None:
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+if context.is_offline_mode():
+    write_sql()
+elif (handed_in := config.attributes.get("connection")) is not None:
+    migrate(handed_in)
+else:
+    asyncio.run(migrate_alone())

@@ -1,0 +1,55 @@
+"""The async data layer for market and trading data."""
+
+from traderrr_data.db import DatabaseManager, close_db_manager, get_db_manager, get_session, init_db_manager
+from traderrr_data.errors import (
+    CommitOutcomeUnknownError,
+    ConfigurationError,
+    ConstraintViolationError,
+    DatabaseUnavailableError,
+    DuplicateRowError,
+    InvalidRowError,
+    RowNotFoundError,
+    SchemaMismatchError,
+    TraderrrDataError,
+    TransactionConflictError,
+)
+from traderrr_data.models import (
+    Base,
+    DailyData,
+    IntradayData,
+    Metadata,
+    PortfolioPerformance,
+    PortfolioPosition,
+    SignalHistory,
+    SystemEvent,
+    TimestampMixin,
+)
+from traderrr_data.settings import Settings
+
+__all__ = [
+    "Base",
+    "CommitOutcomeUnknownError",
+    "ConfigurationError",
+    "ConstraintViolationError",
+    "DailyData",
+    "DatabaseManager",
+    "DatabaseUnavailableError",
+    "DuplicateRowError",
+    "IntradayData",
+    "InvalidRowError",
+    "Metadata",
+    "PortfolioPerformance",
+    "PortfolioPosition",
+    "RowNotFoundError",
+    "SchemaMismatchError",
+    "Settings",
+    "SignalHistory",
+    "SystemEvent",
+    "TimestampMixin",
+    "TraderrrDataError",
+    "TransactionConflictError",
+    "close_db_manager",
+    "get_db_manager",
+    "get_session",
+    "init_db_manager",
+]

@@ -1,0 +1,98 @@
+"""What a database must supply, so that everything else need not know which one it is."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from traderrr_data.errors import ConfigurationError, TraderrrDataError
+
+READ_ONLY = "traderrr_data_read_only"
+"""The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
+
+TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How the connection is encrypted; the modes are those of PostgreSQL's libpq."""
+
+    mode: TlsMode
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the client's context; ConfigurationError if a file cannot be read or is no certificate."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"DB_SSL_CA, DB_SSL_CERT or DB_SSL_KEY cannot be used: {error}") from error
+        context.check_hostname = self.mode == "verify-full"
+        if self.mode in ("prefer", "require"):
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the settings say about an engine, without where it was said."""
+
+    pool_size: int = 5
+    max_overflow: int = 10
+    pool_recycle: float = 3600
+    pool_timeout: float = 30
+    connect_timeout: float = 10
+    statement_timeout: float | None = None
+    tls: Tls | None = None
+    schema: str | None = None
+    journal_mode: str = "wal"
+
+    @property
+    def pool(self) -> dict[str, Any]:
+        """The arguments of a pool of connections to a server."""
+        return {
+            "pool_size": self.pool_size,
+            "max_overflow": self.max_overflow,
+            "pool_recycle": self.pool_recycle,
+            "pool_timeout": self.pool_timeout,
+            "pool_pre_ping": True,
+        }
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The facts and hooks of one database.
+
+    Attributes:
+        name: what it is called in documentation and diagnostics.
+        exact_decimals: every decimal of a column's precision can be stored; otherwise a double holds it.
+        transactional_ddl: a failed migration leaves nothing behind.
+        max_parameters: of one statement.
+        reader_options: execution options of an engine whose transactions only read, from one snapshot.
+        engine_arguments: the arguments of ``create_engine`` for a URL.
+        install: puts the hooks on one engine.
+        classify_error: the error of ours for a driver's error, by its code; None if it is none of ours.
+        migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
+        verify_migration: raises, inside a migration's transaction, if it broke what the database does not check itself.
+        size: the bytes that the database takes.
+    """
+
+    name: str
+    exact_decimals: bool
+    transactional_ddl: bool
+    max_parameters: int
+    reader_options: Mapping[str, Any]
+    engine_arguments: Callable[[sa.URL, EngineOptions], dict[str, Any]]
+    install: Callable[[sa.Engine, EngineOptions], None]
+    classify_error: Callable[[BaseException], type[TraderrrDataError] | None]
+    migrating: Callable[[sa.Connection, float], contextlib.AbstractContextManager[None]]
+    verify_migration: Callable[[sa.Connection], None]
+    size: Callable[[sa.Connection], int]

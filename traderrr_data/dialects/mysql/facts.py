@@ -1,0 +1,142 @@
+"""What is special about MySQL and MariaDB under aiomysql."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from traderrr_data.dialects.base import READ_ONLY, EngineOptions
+from traderrr_data.errors import (
+    ConfigurationError,
+    ConstraintViolationError,
+    DatabaseUnavailableError,
+    DuplicateRowError,
+    TraderrrDataError,
+    TransactionConflictError,
+)
+
+# NO_AUTO_VALUE_ON_ZERO: an id of 0 is stored as 0. The rest turns silent changes into errors.
+_SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+_SQL_MODE += ",NO_AUTO_VALUE_ON_ZERO"
+_MIGRATION_LOCK = "concat('traderrr_data.', left(md5(database()), 40))"
+
+# https://mariadb.com/kb/en/mariadb-error-codes/, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
+_ERRORS: dict[type[TraderrrDataError], tuple[int, ...]] = {
+    DuplicateRowError: (1022, 1062, 1586),
+    # null, no default, out of range, cut off, wrong value, too long, CHECK (MySQL, MariaDB), foreign keys
+    ConstraintViolationError: (1048, 1364, 1264, 1265, 1292, 1366, 1406, 1690, 3819, 4025, 1216, 1217, 1451, 1452),
+    # lock wait, deadlock, record changed since the snapshot, NOWAIT
+    TransactionConflictError: (1205, 1213, 1020, 3572),
+    # too many connections, shutdown, refused, unknown host, gone, lost, killed, statement time-outs, interrupted
+    DatabaseUnavailableError: (1040, 1203, 1053, 1077, 2002, 2003, 2005, 2006, 2013, 1927, 1969, 3024, 1317, 4031),
+    # access denied, unknown database, a write in a read-only transaction
+    ConfigurationError: (1044, 1045, 1698, 1049, 1792, 2054, 2059),
+}
+_ERROR_OF_NUMBER = {number: error for error, numbers in _ERRORS.items() for number in numbers}
+
+_cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
+
+
+def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
+    """Return the arguments of ``create_engine``."""
+    init_command = f"SET time_zone='+00:00', sql_mode='{_SQL_MODE}'"
+    if options.statement_timeout is not None:
+        seconds = options.statement_timeout
+        # Comments that only MariaDB, and only MySQL, executes.
+        init_command += f"/*M!100101 , max_statement_time={seconds:g} */"
+        init_command += f"/*!80000 , max_execution_time={seconds * 1000:.0f} */"
+    arguments: dict[str, Any] = {
+        "init_command": init_command,
+        "charset": "utf8mb4",
+        "connect_timeout": options.connect_timeout,
+    }
+    if url.password is not None:
+        # The driver encodes passwords as latin-1, the servers expect UTF-8.
+        arguments["password"] = url.password.encode().decode("latin-1")
+    if options.tls is not None and options.tls.mode != "disable":
+        if options.tls.mode == "prefer":
+            raise ConfigurationError("DB_SSL=prefer is not known to the MySQL driver: say disable, require or verify-full")
+        arguments["ssl"] = options.tls.context()
+    return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
+
+
+def install(engine: sa.Engine, _options: EngineOptions) -> None:
+    """Put the hooks on one engine."""
+    event.listen(engine, "begin", _begin)
+
+    @event.listens_for(engine.pool, "invalidate")
+    def stop_statement(
+        dbapi_connection: DBAPIConnection | None, _record: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        """Stop what a cancelled task left running on the server, with its row locks."""
+        driver = getattr(dbapi_connection, "driver_connection", None)
+        if driver is None or error is None or isinstance(error, Exception):
+            return
+        with contextlib.suppress(RuntimeError):
+            task = asyncio.get_running_loop().create_task(_kill_query(engine, driver.thread_id()))
+            _cleanups.add(task)
+            task.add_done_callback(_cleanups.discard)
+
+
+async def _kill_query(engine: sa.Engine, thread_id: int) -> None:
+    """Kill over a connection of its own: the pool may have none free."""
+    import aiomysql  # noqa: PLC0415 - the driver is there, since one of its connections was cancelled
+
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    password = {"password": engine.url.password.encode().decode("latin-1")} if engine.url.password else {}
+    arguments = {k: v for k, v in arguments.items() if k != "client_flag"} | password
+    with contextlib.suppress(Exception):  # the statement has ended, or the server is gone: nothing is left to stop
+        connection = await aiomysql.connect(**arguments)
+        try:
+            async with connection.cursor() as cursor:
+                await cursor.execute(f"KILL QUERY {thread_id:d}")
+        finally:
+            connection.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Begin a reading transaction for real; a writing one begins by itself."""
+    if connection.get_execution_options().get(READ_ONLY, False):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+
+
+def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
+    """Return our error for an error number; the driver's class is no guide (a CHECK is an OperationalError)."""
+    number = error.args[0] if error.args else None
+    return _ERROR_OF_NUMBER.get(number) if isinstance(number, int) else None
+
+
+@contextlib.contextmanager
+def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
+    """Hold a named lock of this database, and let DDL give up behind a reader that does not go away."""
+    seconds = max(1, round(lock_timeout))
+    if not connection.exec_driver_sql(f"SELECT GET_LOCK({_MIGRATION_LOCK}, {seconds})").scalar_one():
+        connection.rollback()
+        raise TransactionConflictError(f"another process held the migration lock for {seconds} s")
+    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {seconds}")
+    connection.commit()  # an open transaction would swallow Alembic's
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
+        connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_MIGRATION_LOCK})")
+        connection.commit()
+
+
+def verify_migration(_connection: sa.Connection) -> None:
+    """Find nothing to do: the server checks its constraints itself."""
+
+
+def size(connection: sa.Connection) -> int:
+    """Return the bytes of the database's tables and indexes, as the server estimates them."""
+    query = "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables"
+    return int(connection.exec_driver_sql(f"{query} WHERE table_schema = database()").scalar_one())

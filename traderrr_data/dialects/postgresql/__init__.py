@@ -1,0 +1,20 @@
+"""PostgreSQL through asyncpg."""
+
+from __future__ import annotations
+
+from traderrr_data.dialects.base import Dialect
+from traderrr_data.dialects.postgresql import facts
+
+POSTGRESQL = Dialect(
+    name="PostgreSQL",
+    exact_decimals=True,
+    transactional_ddl=True,
+    max_parameters=32_767,  # a signed 16-bit count in the wire protocol
+    reader_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    engine_arguments=facts.engine_arguments,
+    install=facts.install,
+    classify_error=facts.classify_error,
+    migrating=facts.migrating,
+    verify_migration=facts.verify_migration,
+    size=facts.size,
+)

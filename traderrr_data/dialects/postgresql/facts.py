@@ -1,0 +1,109 @@
+"""What is special about PostgreSQL under asyncpg."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from traderrr_data.dialects.base import EngineOptions
+from traderrr_data.errors import (
+    ConfigurationError,
+    ConstraintViolationError,
+    DatabaseUnavailableError,
+    DuplicateRowError,
+    TraderrrDataError,
+    TransactionConflictError,
+)
+
+_LOCK_POLL = 0.1  # seconds
+_MIGRATION_LOCK = "hashtextextended('traderrr_data.' || current_schema(), 0)"
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: whole codes first, then their classes.
+_ERRORS: dict[str, type[TraderrrDataError]] = {
+    "23505": DuplicateRowError,
+    "23P01": DuplicateRowError,
+    "23": ConstraintViolationError,
+    "22": ConstraintViolationError,
+    "25006": ConfigurationError,  # a write in a read-only transaction
+    "28": ConfigurationError,
+    "3D000": ConfigurationError,
+    "40": TransactionConflictError,
+    "55P03": TransactionConflictError,
+    "57014": DatabaseUnavailableError,  # statement_timeout
+    "57": DatabaseUnavailableError,
+    "53": DatabaseUnavailableError,
+    "58": DatabaseUnavailableError,
+    "08": DatabaseUnavailableError,
+}
+
+
+def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
+    """Return the arguments of ``create_engine``; other drivers than asyncpg are taken to speak libpq's options."""
+    settings = {"timezone": "UTC", "application_name": "traderrr_data"}
+    if options.statement_timeout is not None:
+        settings["statement_timeout"] = f"{options.statement_timeout * 1000:.0f}"
+    if options.schema is not None:
+        settings["search_path"] = f'"{options.schema}"'
+    if url.get_driver_name() == "asyncpg":
+        arguments: dict[str, Any] = {"server_settings": settings, "timeout": options.connect_timeout}
+        if options.tls is not None:
+            arguments["ssl"] = "disable" if options.tls.mode == "disable" else options.tls.context()
+    else:
+        arguments = {
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "connect_timeout": max(1, round(options.connect_timeout)),
+        }
+        if (tls := options.tls) is not None:
+            files = {"sslrootcert": tls.ca, "sslcert": tls.certificate, "sslkey": tls.key}
+            arguments |= {"sslmode": tls.mode} | {name: path for name, path in files.items() if path is not None}
+    return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
+
+
+def install(_engine: sa.Engine, _options: EngineOptions) -> None:
+    """Need no hook: the driver's settings say it all, and asyncpg stops a cancelled statement on the server."""
+
+
+def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
+    """Return our error for an SQLSTATE."""
+    if type(error).__name__ == "InvalidCachedStatementError":
+        return TransactionConflictError  # a migration changed the table under a prepared statement: once per connection
+    state = getattr(error, "sqlstate", None)
+    return None if state is None else _ERRORS.get(state, _ERRORS.get(state[:2]))
+
+
+@contextlib.contextmanager
+def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
+    """Hold an advisory lock of this schema, and let DDL give up behind a reader that does not go away."""
+    schema = connection.exec_driver_sql("SHOW search_path").scalar_one()
+    if connection.exec_driver_sql("SELECT current_schema()").scalar_one() is None:
+        # DB_SCHEMA names a schema that is not there yet; the setting quoted it.
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        connection.commit()
+    deadline = time.monotonic() + lock_timeout
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar_one():
+        connection.commit()
+        if time.monotonic() > deadline:
+            raise TransactionConflictError(f"another process held the migration lock for {lock_timeout:g} s")
+        connection.exec_driver_sql(f"SELECT pg_sleep({_LOCK_POLL})")
+    connection.exec_driver_sql(f"SET lock_timeout = {round(lock_timeout * 1000)}")
+    connection.commit()  # an open transaction would swallow Alembic's
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.exec_driver_sql("SET lock_timeout = DEFAULT")
+        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
+        connection.commit()
+
+
+def verify_migration(_connection: sa.Connection) -> None:
+    """Find nothing to do: the server checks its constraints itself."""
+
+
+def size(connection: sa.Connection) -> int:
+    """Return the bytes of the whole database, indexes included."""
+    return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())

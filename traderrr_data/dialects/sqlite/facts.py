@@ -1,0 +1,179 @@
+"""What is special about SQLite under aiosqlite, and the hooks that make its transactions real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from traderrr_data.dialects.base import READ_ONLY, EngineOptions
+from traderrr_data.errors import (
+    ConfigurationError,
+    ConstraintViolationError,
+    DatabaseUnavailableError,
+    DuplicateRowError,
+    TraderrrDataError,
+    TransactionConflictError,
+)
+
+logger = logging.getLogger(__name__)
+
+_BUSY_TIMEOUT = 30.0  # seconds
+_LONG_WRITE = 1.0  # seconds; every other writer waits as long
+_JOURNAL_ATTEMPTS = 50
+
+_ERRORS: dict[int, type[TraderrrDataError]] = {
+    sqlite3.SQLITE_BUSY: TransactionConflictError,
+    sqlite3.SQLITE_LOCKED: TransactionConflictError,
+    sqlite3.SQLITE_CONSTRAINT: ConstraintViolationError,
+    sqlite3.SQLITE_TOOBIG: ConstraintViolationError,
+    sqlite3.SQLITE_MISMATCH: ConstraintViolationError,
+    sqlite3.SQLITE_CANTOPEN: DatabaseUnavailableError,
+    sqlite3.SQLITE_IOERR: DatabaseUnavailableError,
+    sqlite3.SQLITE_FULL: DatabaseUnavailableError,
+    sqlite3.SQLITE_READONLY: ConfigurationError,
+    sqlite3.SQLITE_NOTADB: ConfigurationError,
+}
+_DUPLICATES = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
+
+_cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
+
+
+def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
+    """Return the arguments of ``create_engine``.
+
+    A database in memory lives in its one connection, so sessions take turns on it.
+    """
+    pool = options.pool | {"pool_pre_ping": False, "pool_recycle": -1}
+    if url.database in (None, "", ":memory:"):
+        pool |= {"pool_size": 1, "max_overflow": 0}
+    # isolation_level=None: the driver begins nothing by itself, `_begin` does. Otherwise SAVEPOINT, DDL and reads run
+    # outside of the transaction (https://docs.python.org/3/library/sqlite3.html#transaction-control).
+    arguments = {"isolation_level": None, "timeout": options.statement_timeout or _BUSY_TIMEOUT}
+    return {**pool, "connect_args": arguments}
+
+
+def install(engine: sa.Engine, options: EngineOptions) -> None:
+    """Put the hooks on one engine."""
+
+    @event.listens_for(engine, "connect")
+    def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
+        if _fetch(dbapi_connection, "PRAGMA page_count") == 0:  # a file that nobody has written yet
+            _set_journal_mode(dbapi_connection, options.journal_mode)
+
+    event.listen(engine, "begin", _begin)
+    event.listen(engine, "commit", _warn_of_a_long_write)
+    event.listen(engine.pool, "invalidate", _free_the_lock)
+
+
+def _fetch(dbapi_connection: DBAPIConnection, statement: str) -> Any:
+    cursor = dbapi_connection.cursor()
+    cursor.execute(statement)
+    row = cursor.fetchone() if cursor.description else None
+    cursor.close()
+    return row[0] if row else None
+
+
+def _set_journal_mode(dbapi_connection: DBAPIConnection, mode: str) -> None:
+    # Processes that open a new file at once collide here, and this statement does not honour the busy timeout.
+    for attempt in range(_JOURNAL_ATTEMPTS):
+        try:
+            _fetch(dbapi_connection, f"PRAGMA journal_mode={mode}")
+        except sqlite3.OperationalError as error:
+            if classify_error(error) is not TransactionConflictError or attempt == _JOURNAL_ATTEMPTS - 1:
+                raise
+            # The loop is not blocked: the wait is a statement's, on the connection's own thread.
+            with contextlib.suppress(sqlite3.OperationalError):
+                _fetch(dbapi_connection, "BEGIN IMMEDIATE")
+                _fetch(dbapi_connection, "ROLLBACK")
+        else:
+            return
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Begin for real: a writer takes the lock at once, since a lock taken later fails without waiting."""
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    reads = bool(options.get(READ_ONLY, False))
+    if connection.info.get(READ_ONLY, False) is not reads:
+        connection.exec_driver_sql(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+        connection.info[READ_ONLY] = reads
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    connection.info["began"] = None if reads else time.monotonic()
+
+
+def _warn_of_a_long_write(connection: sa.Connection) -> None:
+    began = connection.info.pop("began", None)
+    if began is not None and (seconds := time.monotonic() - began) > _LONG_WRITE:
+        logger.warning("a write transaction held the file's lock for %.1f s: every other writer waited", seconds)
+
+
+def _free_the_lock(
+    dbapi_connection: DBAPIConnection | None, _record: ConnectionPoolEntry, _error: BaseException | None
+) -> None:
+    """Roll back on the connection's thread, before the pool closes a connection whose task was cancelled.
+
+    sqlite3_close_v2 leaves a connection with an unfinished cursor, and with it the write lock, until the cursor is
+    collected (https://www.sqlite.org/c3ref/close.html).
+    """
+    driver = getattr(dbapi_connection, "driver_connection", None)
+    if driver is None:
+        return
+
+    async def roll_back() -> None:
+        with contextlib.suppress(sqlite3.Error, ValueError):
+            await driver.rollback()
+
+    with contextlib.suppress(RuntimeError, ValueError, AttributeError):
+        driver._conn.interrupt()  # the public coroutine would come too late
+        task = asyncio.get_running_loop().create_task(roll_back())
+        _cleanups.add(task)
+        task.add_done_callback(_cleanups.discard)
+
+
+def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
+    """Return our error for a result code (https://www.sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    return DuplicateRowError if code in _DUPLICATES else _ERRORS.get(code & 0xFF)
+
+
+@contextlib.contextmanager
+def migrating(connection: sa.Connection, _lock_timeout: float) -> Iterator[None]:
+    """Migrate with foreign keys off; the lock is the transaction's own BEGIN IMMEDIATE.
+
+    Alembic's batch mode drops and renames tables, and with foreign keys on that deletes the rows that refer to them.
+    """
+    dbapi_connection = connection.connection.dbapi_connection
+    assert dbapi_connection is not None  # noqa: S101 - for the type checker: the connection is open
+    _fetch(dbapi_connection, "PRAGMA foreign_keys=OFF")  # inside a transaction it would do nothing
+    try:
+        yield
+    finally:
+        _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
+
+
+def verify_migration(connection: sa.Connection) -> None:
+    """Refuse a migration that left rows without the row they refer to."""
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        tables = sorted({str(row[0]) for row in broken})
+        raise ConstraintViolationError(f"{len(broken)} rows would refer to nothing, in {', '.join(tables)}")
+
+
+def size(connection: sa.Connection) -> int:
+    """Return the bytes of the file's pages, without what waits in its write-ahead log."""
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    return int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())

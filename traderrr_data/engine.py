@@ -1,0 +1,124 @@
+"""From settings to an AsyncEngine: the only place that picks a dialect."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+
+from traderrr_data import dialects
+from traderrr_data.dialects import Dialect, EngineOptions, Tls
+from traderrr_data.errors import ConfigurationError, DatabaseUnavailableError, TraderrrDataError
+from traderrr_data.settings import Settings
+
+
+def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
+    """Return the engine for a URL, settings, or the environment; nothing is connected yet.
+
+    Its errors are this library's, its listeners sit on this one engine, and it belongs to the event loop that first
+    connects through it.
+
+    Raises:
+        ConfigurationError: the scheme is unknown, the driver is missing or not asynchronous, or the folder of a
+            SQLite file cannot be made.
+    """
+    settings = Settings.of(source)
+    url = settings.url
+    dialect = dialects.by_name(url.get_backend_name())
+    options = _options(settings)
+    arguments = dialect.engine_arguments(url, options)
+    _make_folder(url)
+    try:
+        engine = create_async_engine(url, poolclass=_Pool, echo=settings.sql_echo, **arguments)
+    except NoSuchModuleError:
+        raise ConfigurationError(f"DATABASE_URL names the driver {url.drivername!r}, which is not known") from None
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"the driver of {url.drivername!r} is missing: pip install {error.name}") from None
+    except InvalidRequestError:
+        raise ConfigurationError(
+            f"DATABASE_URL names {url.drivername!r}, which is not asynchronous: leave the driver out"
+        ) from None
+    _install(engine.sync_engine, dialect, options)
+    return engine
+
+
+def _options(settings: Settings) -> EngineOptions:
+    files = (settings.db_ssl_ca, settings.db_ssl_cert, settings.db_ssl_key)
+    ca, certificate, key = (str(path) if path is not None else None for path in files)
+    if settings.db_ssl is None and any(files):
+        raise ConfigurationError("DB_SSL_CA, DB_SSL_CERT and DB_SSL_KEY say nothing without DB_SSL")
+    return EngineOptions(
+        pool_size=settings.db_pool_size,
+        max_overflow=settings.db_max_overflow,
+        pool_recycle=settings.db_pool_recycle,
+        pool_timeout=settings.db_pool_timeout,
+        connect_timeout=settings.db_connect_timeout,
+        statement_timeout=settings.db_statement_timeout,
+        tls=Tls(settings.db_ssl, ca, certificate, key) if settings.db_ssl is not None else None,
+        schema=settings.db_schema,
+        journal_mode=settings.db_sqlite_journal,
+    )
+
+
+def _make_folder(url: sa.URL) -> None:
+    if url.get_backend_name() != "sqlite" or not Path(url.database or "").is_absolute():
+        return
+    folder = Path(str(url.database)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the folder {folder} of the database cannot be made: {error.strerror}") from None
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """The ordinary pool, of one event loop, with an error of ours when no connection becomes free in time."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def connect(self) -> PoolProxiedConnection:
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            # A connection of one loop hangs in another, or fails in the driver's depths.
+            raise ConfigurationError(
+                "this DatabaseManager was first used in another event loop: close it there, or make one for each loop"
+            )
+        self._loop = loop
+        try:
+            return super().connect()
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailableError(
+                f"no connection became free in {self.timeout():g} s (DB_POOL_SIZE, DB_MAX_OVERFLOW, DB_POOL_TIMEOUT)"
+            ) from error
+
+
+def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> None:
+    dialect.install(engine, options)
+
+    @event.listens_for(engine, "handle_error")
+    def translate(context: ExceptionContext) -> BaseException | None:
+        return _translated(dialect, context.original_exception, is_disconnect=context.is_disconnect)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(
+        sa_dialect: Any, _record: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            return sa_dialect.connect(*arguments, **options)  # type: ignore[no-any-return]
+        except Exception as error:
+            # Some drivers raise errors of their own here, which SQLAlchemy does not know as the driver's.
+            raise _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError)) or error from error
+
+
+def _translated(dialect: Dialect, error: BaseException, *, is_disconnect: bool) -> TraderrrDataError | None:
+    if isinstance(error, TraderrrDataError) or not isinstance(error, Exception):
+        return None
+    kind = dialect.classify_error(error) or (DatabaseUnavailableError if is_disconnect else None)
+    return None if kind is None else kind(str(error) or type(error).__name__)
