@@ -1,5 +1,7 @@
 """The async data layer for market and trading data."""
 
+from traderrr_data.access import market_data, portfolio, system, trading
+from traderrr_data.bulk import Rejection, ReplaceResult, UpsertResult
 from traderrr_data.db import DatabaseManager, close_db_manager, get_db_manager, get_session, init_db_manager
 from traderrr_data.errors import (
     CommitOutcomeUnknownError,
@@ -40,6 +42,8 @@ __all__ = [
     "Metadata",
     "PortfolioPerformance",
     "PortfolioPosition",
+    "Rejection",
+    "ReplaceResult",
     "RowNotFoundError",
     "SchemaMismatchError",
     "Settings",
@@ -48,8 +52,13 @@ __all__ = [
     "TimestampMixin",
     "TraderrrDataError",
     "TransactionConflictError",
+    "UpsertResult",
     "close_db_manager",
     "get_db_manager",
     "get_session",
     "init_db_manager",
+    "market_data",
+    "portfolio",
+    "system",
+    "trading",
 ]

@@ -23,7 +23,7 @@ from traderrr_data.errors import (
     SchemaMismatchError,
     TraderrrDataError,
 )
-from traderrr_data.models import Base, DailyData
+from traderrr_data.models import Base, Compatibility, DailyData
 from traderrr_data.models.base import VERSION_TABLE
 from traderrr_data.session import DataSession
 from traderrr_data.settings import Settings, masked
@@ -221,7 +221,8 @@ class DatabaseManager:
 
     def _describe(self, connection: sa.Connection) -> dict[str, Any]:
         present = set(sa.inspect(connection).get_table_names())
-        ours = [table for name, table in sorted(Base.metadata.tables.items()) if name in present]
+        internal = {Compatibility.__tablename__}
+        ours = [table for name, table in sorted(Base.metadata.tables.items()) if name in present - internal]
         counts = {t.name: connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in ours}
         first = last = None
         if DailyData.__tablename__ in present and VERSION_TABLE in present:

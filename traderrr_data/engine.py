@@ -104,6 +104,9 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
 
     @event.listens_for(engine, "handle_error")
     def translate(context: ExceptionContext) -> BaseException | None:
+        if dialect.ends_transaction(context.original_exception):
+            # Going on would commit what came after the error without what came before it.
+            context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
         return _translated(dialect, context.original_exception, is_disconnect=context.is_disconnect)
 
     @event.listens_for(engine, "do_connect")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.errors import ConfigurationError, TraderrrDataError
+from traderrr_data.errors import ConfigurationError, DuplicateRowError, TraderrrDataError
 
 READ_ONLY = "traderrr_data_read_only"
 """The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
@@ -67,6 +68,24 @@ class EngineOptions:
         }
 
 
+Key = tuple[Any, ...]
+
+
+def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row has one of these keys."""
+    return sa.tuple_(*columns).in_(keys)
+
+
+async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> bool:
+    """Insert rows whose keys are believed absent; return False, with nothing inserted, if one was there after all."""
+    try:
+        async with connection.begin_nested():
+            await connection.execute(table.insert(), rows)
+    except DuplicateRowError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Dialect:
     """The facts and hooks of one database.
@@ -83,6 +102,9 @@ class Dialect:
         migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
         verify_migration: raises, inside a migration's transaction, if it broke what the database does not check itself.
         size: the bytes that the database takes.
+        ends_transaction: a driver's error after which the server has already rolled the whole transaction back.
+        match_keys: the condition that a row has one of these keys.
+        insert_new: inserts rows whose keys are believed absent; False, with nothing inserted, if one was there.
     """
 
     name: str
@@ -96,3 +118,6 @@ class Dialect:
     migrating: Callable[[sa.Connection, float], contextlib.AbstractContextManager[None]]
     verify_migration: Callable[[sa.Connection], None]
     size: Callable[[sa.Connection], int]
+    ends_transaction: Callable[[BaseException], bool] = lambda _error: False
+    match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]] = match_keys
+    insert_new: Callable[[AsyncConnection, sa.Table, Sequence[dict[str, Any]]], Awaitable[bool]] = insert_new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect
-from traderrr_data.dialects.mysql import facts
+from traderrr_data.dialects.mysql import facts, rows
 
 MYSQL = Dialect(
     name="MySQL/MariaDB",
@@ -17,4 +17,6 @@ MYSQL = Dialect(
     migrating=facts.migrating,
     verify_migration=facts.verify_migration,
     size=facts.size,
+    ends_transaction=facts.ends_transaction,
+    insert_new=rows.insert_new,
 )

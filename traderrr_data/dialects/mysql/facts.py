@@ -114,6 +114,11 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
     return _ERROR_OF_NUMBER.get(number) if isinstance(number, int) else None
 
 
+def ends_transaction(error: BaseException) -> bool:
+    """Tell a deadlock, after which the server has rolled back everything; other errors end the statement only."""
+    return bool(error.args) and error.args[0] == 1213
+
+
 @contextlib.contextmanager
 def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
     """Hold a named lock of this database, and let DDL give up behind a reader that does not go away."""

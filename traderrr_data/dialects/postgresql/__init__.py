@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import facts
+from traderrr_data.dialects.postgresql import facts, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -17,4 +17,5 @@ POSTGRESQL = Dialect(
     migrating=facts.migrating,
     verify_migration=facts.verify_migration,
     size=facts.size,
+    match_keys=rows.match_keys,
 )

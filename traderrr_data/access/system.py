@@ -1,0 +1,172 @@
+"""The event log, and the removal of what is too old. No function commits."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from traderrr_data import bulk
+from traderrr_data.access.trading import checked_limit
+from traderrr_data.access.window import window
+from traderrr_data.errors import ConfigurationError
+from traderrr_data.models import DailyData, IntradayData, SignalHistory, SystemEvent
+
+_ROWS_A_STATEMENT = 1000
+
+
+@dataclass(frozen=True)
+class Retention:
+    """For how many days rows are kept; None keeps them for ever.
+
+    Attributes:
+        daily_days: daily bars, by session date.
+        intraday_days: intraday bars, by their start.
+        signal_days: signals, by date.
+        event_days: events, by when they were stored.
+    """
+
+    daily_days: int | None = 730
+    intraday_days: int | None = 30
+    signal_days: int | None = 90
+    event_days: int | None = 30
+
+    def __post_init__(self) -> None:
+        """Refuse what would delete the future.
+
+        Raises:
+            ConfigurationError: a number of days is negative.
+        """
+        for name, days in vars(self).items():
+            if days is not None and days < 0:
+                raise ConfigurationError(f"{name} is a number of days, not {days}")
+
+
+async def add_event(
+    session: AsyncSession,
+    event_type: str,
+    description: str,
+    *,
+    severity: str = "INFO",
+    details: str | None = None,
+    dedupe_key: str | None = None,
+) -> bool:
+    """Store an event and tell whether it is new: False if one with its dedupe_key, and equal, is stored.
+
+    The caller commits.
+
+    Raises:
+        InvalidRowError: a value cannot be stored exactly.
+        DuplicateRowError: another event is stored under the dedupe_key.
+    """
+    row = {
+        "event_type": event_type,
+        "description": description,
+        "severity": severity,
+        "details": details,
+        "dedupe_key": dedupe_key,
+    }
+    return (await bulk.upsert(session, SystemEvent, [row], key=("dedupe_key",), on_conflict="repeat")).inserted == 1
+
+
+async def list_events(
+    session: AsyncSession,
+    *,
+    event_type: str | None = None,
+    severity: str | None = None,
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    limit: int = 50,
+) -> Sequence[SystemEvent]:
+    """Return events, the newest first, then the latest id.
+
+    Args:
+        session: any open session; nothing is written.
+        event_type: None for all.
+        severity: None for all.
+        start: stored at this instant or later; None for the earliest.
+        end: stored before this instant; None for all up to the newest.
+        limit: at most so many, 1 to 1000.
+
+    Raises:
+        ConfigurationError: the limit is out of its range.
+    """
+    query = (
+        sa.select(SystemEvent)
+        .where(
+            *window(SystemEvent.created_at, start, end),
+            *([SystemEvent.event_type == event_type] if event_type is not None else []),
+            *([SystemEvent.severity == severity] if severity is not None else []),
+        )
+        .order_by(SystemEvent.created_at.desc(), SystemEvent.id.desc())
+        .limit(checked_limit(limit))
+    )
+    return (await session.scalars(query, execution_options={"populate_existing": True})).all()
+
+
+async def delete_events(session: AsyncSession, *, before: dt.datetime) -> int:
+    """Delete the events that were stored before an instant, and return how many. The caller commits."""
+    return await _delete_by_id(session, SystemEvent, SystemEvent.created_at < before)
+
+
+async def purge(
+    session: AsyncSession, policy: Retention | None = None, *, now: dt.datetime | None = None
+) -> dict[str, int]:
+    """Delete what is older than the policy keeps, in small statements. The caller commits.
+
+    Args:
+        session: an open session.
+        policy: None for Retention().
+        now: the instant from which ages are counted; the present one if None.
+
+    Returns:
+        Rows removed, by table; a table that the policy keeps for ever is not among them.
+    """
+    policy, now = policy or Retention(), now or dt.datetime.now(dt.UTC)
+
+    def cutoff(days: int) -> dt.datetime:
+        return now - dt.timedelta(days=days)
+
+    removed: dict[str, int] = {}
+    if policy.daily_days is not None:
+        limit = DailyData.date < cutoff(policy.daily_days).date()
+        removed["daily_data"] = await _delete_by_line(session, DailyData, ("ticker", "series"), limit)
+    if policy.intraday_days is not None:
+        old = IntradayData.datetime < cutoff(policy.intraday_days)
+        line = ("ticker", "series", "timeframe")
+        removed["intraday_data"] = await _delete_by_line(session, IntradayData, line, old)
+    if policy.signal_days is not None:
+        limit = SignalHistory.date < cutoff(policy.signal_days).date()
+        removed["signal_history"] = await _delete_by_id(session, SignalHistory, limit)
+    if policy.event_days is not None:
+        removed["system_events"] = await delete_events(session, before=cutoff(policy.event_days))
+    return removed
+
+
+async def _delete_by_line(
+    session: AsyncSession, model: Any, line: tuple[str, ...], old: sa.ColumnElement[bool]
+) -> int:
+    """Delete bars line by line: each is one range of the primary key."""
+    columns = [model.__table__.c[name] for name in line]
+    removed = 0
+    for key in (await session.execute(sa.select(*columns).distinct())).all():
+        same = [column == value for column, value in zip(columns, key, strict=True)]
+        removed += await _delete(session, sa.delete(model).where(*same, old))
+    return removed
+
+
+async def _delete_by_id(session: AsyncSession, model: Any, old: sa.ColumnElement[bool]) -> int:
+    removed = 0
+    query = sa.select(model.id).where(old).order_by(model.id).limit(_ROWS_A_STATEMENT)
+    while ids := (await session.scalars(query)).all():
+        removed += await _delete(session, sa.delete(model).where(model.id.in_(ids)))
+    return removed
+
+
+async def _delete(session: AsyncSession, statement: sa.Delete) -> int:
+    deleted = await session.execute(statement, execution_options={"synchronize_session": False})
+    return int(deleted.rowcount)  # type: ignore[attr-defined, unused-ignore]

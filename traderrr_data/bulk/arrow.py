@@ -1,0 +1,82 @@
+"""Arrow at both ends: rows of any frame in, tables and record batches out. The only module that imports pyarrow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traderrr_data.bulk.rows import PRICES
+from traderrr_data.models import Base
+from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
+
+_UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the index of a filtered frame
+
+
+def rows_of_frame(frame: Any) -> Iterator[dict[str, Any] | None]:
+    """Yield a frame's rows by column name: NaN is None there, and a row without any price, which is no bar, is None."""
+    streams = hasattr(frame, "__arrow_c_stream__")
+    batches = pa.RecordBatchReader.from_stream(frame) if streams else [pa.record_batch(frame)]
+    for batch in batches:
+        names = [name for name in batch.schema.names if not _UNNAMED_INDEX.fullmatch(name)]
+        has_prices = all(name in names for name in PRICES)
+        for values in zip(*(_cells(batch.column(name)) for name in names), strict=True):
+            row = dict(zip(names, values, strict=True))
+            yield None if has_prices and all(row[name] is None for name in PRICES) else row
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Return a column's values as Python's, nothing changed but NaN to None."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _cells(column.dictionary_decode())
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        if not pa.types.is_float64(kind):
+            # Widening would show digits that the measurement does not have: 269.28 would be 269.2799987792969.
+            column = pc.cast(column.cast(pa.float32()), pa.string())
+            return [None if text is None else float(text) for text in column.to_pylist()]
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        coarse = column.cast(pa.timestamp("us", tz=kind.tz), safe=False)
+        fine = pc.equal(coarse.cast(kind), column)
+        return [
+            instant if same is not False else f"{instant} and a fraction finer than a microsecond"
+            for instant, same in zip(coarse.to_pylist(), fine.to_pylist(), strict=True)
+        ]
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def schema_of(model: type[Base], names: Sequence[str], *, exact: bool) -> pa.Schema:
+    """Return the Arrow schema of some columns of a table."""
+    columns = model.__table__.c
+    return pa.schema([pa.field(n, _arrow_type(columns[n].type, exact=exact), columns[n].nullable) for n in names])
+
+
+def _arrow_type(column_type: Any, *, exact: bool) -> pa.DataType:
+    if isinstance(column_type, ExactDecimal):
+        return pa.decimal128(column_type.precision, column_type.scale) if exact else pa.float64()
+    if isinstance(column_type, SessionDate):
+        return pa.date32()
+    if isinstance(column_type, UtcDateTime):
+        return pa.timestamp("us", tz="UTC")
+    if isinstance(column_type, Flag):
+        return pa.bool_()
+    assert isinstance(column_type, CheckedType)  # noqa: S101 - the rest is text
+    return pa.string()
+
+
+def batch_of(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:
+    """Return rows, whose cells stand in the schema's order, as one record batch."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    return pa.record_batch([_array(cells, f.type) for cells, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_float64(kind):
+        # Python's float() rounds correctly; Arrow's cast from decimals is one bit off in every seventh.
+        cells = [None if cell is None else float(cell) for cell in cells]
+    return pa.array(cells, kind)

@@ -1,0 +1,301 @@
+"""Bring checked rows into a table, and say exactly what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from traderrr_data import dialects
+from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shape, check, outranks, shape_of
+from traderrr_data.errors import DuplicateRowError
+from traderrr_data.models import Base
+
+OnConflict: TypeAlias = Literal["update", "ignore", "error"]
+
+_KEYS_A_STATEMENT = 500
+_CHECKED_INLINE = 256  # rows; more are checked in a thread, so that the event loop goes on
+
+
+@dataclass(frozen=True)
+class UpsertResult:
+    """What became of every row that was given; the counts add up to their number.
+
+    Attributes:
+        inserted: new rows.
+        updated: stored rows that now differ.
+        unchanged: stored rows that already read as the row given; nothing was written.
+        skipped: kept back, since the stored bar is final or was observed later, or by ``on_conflict="ignore"``; and
+            rows of a frame without any price, which are no bars.
+        duplicates: rows whose key came again in the batch; the last of the highest finality was taken.
+        rejected: rows that cannot be stored, with the reason.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def written(self) -> int:
+        """Rows that were inserted or updated."""
+        return self.inserted + self.updated
+
+
+@dataclass(frozen=True)
+class ReplaceResult(UpsertResult):
+    """As UpsertResult, and how many stored rows of the window were not among the rows given."""
+
+    deleted: int = 0
+
+
+class Change(NamedTuple):
+    """One stored row that a merge changes or removes: all its columns before, and what is set (None: removed)."""
+
+    old: Mapping[str, Any]
+    new: Mapping[str, Any] | None
+
+
+Observer: TypeAlias = Callable[[AsyncConnection, Sequence[Change]], Awaitable[None]]
+"""Called in the same transaction, before rows are changed or removed."""
+
+Verdict: TypeAlias = Literal["inserted", "updated", "unchanged", "skipped"]
+
+
+@dataclass
+class _Plan:
+    """What is to be done with some rows, now that it is known what is stored under their keys."""
+
+    verdicts: dict[Verdict, list[Row]] = field(
+        default_factory=lambda: {"inserted": [], "updated": [], "unchanged": [], "skipped": []}
+    )
+    changes: list[Change] = field(default_factory=list)
+
+
+async def upsert(
+    session: AsyncSession,
+    model: type[Base],
+    rows: Rows,
+    *,
+    key: tuple[str, ...],
+    fixed: Mapping[str, Any] | None = None,
+    on_conflict: OnConflict | Literal["repeat"] = "update",
+    on_invalid: OnInvalid = "raise",
+    allow_inconsistent: bool = False,
+    observer: Observer | None = None,
+) -> UpsertResult:
+    """Insert rows or update those that are stored, in the caller's transaction.
+
+    Args:
+        session: an open session; the caller commits.
+        model: of the table.
+        rows: mappings, objects of the model, or a frame.
+        key: the columns that identify a row.
+        fixed: values that hold for all rows.
+        on_conflict: what to do where the key is stored; "repeat" takes an equal row for a repetition and raises for
+            another.
+        on_invalid: raise at the first invalid row, before anything is written, or reject it and go on.
+        allow_inconsistent: take bars whose prices are out of order.
+        observer: sees every changed row's old values.
+
+    Raises:
+        InvalidRowError: a row cannot be stored, and `on_invalid` is "raise".
+        DuplicateRowError: a key is stored, and `on_conflict` does not allow it.
+    """
+    shape = shape_of(model, key)
+    batch = await check_rows(
+        session, rows, shape, fixed=fixed, on_invalid=on_invalid, allow_inconsistent=allow_inconsistent
+    )
+    connection = await _connection(session)
+    async with connection.begin_nested():  # fails alone: the caller's transaction goes on
+        counts = await _merge(connection, shape, batch.rows, on_conflict, observer)
+    return UpsertResult(**_account(counts, batch))
+
+
+async def replace(
+    session: AsyncSession,
+    model: type[Base],
+    rows: Rows,
+    *,
+    key: tuple[str, ...],
+    fixed: Mapping[str, Any],
+    window: Callable[[Row], bool],
+    stored: Sequence[sa.ColumnElement[bool]],
+    allow_inconsistent: bool = False,
+    observer: Observer | None = None,
+) -> ReplaceResult:
+    """Make the table hold exactly these rows where `stored` holds, in the caller's transaction.
+
+    Args:
+        session: an open session; the caller commits.
+        model: of the table.
+        rows: as for `upsert`; a column that is absent is cleared, and finality does not hold a row back.
+        key: the columns that identify a row.
+        fixed: values that hold for all rows.
+        window: tells whether a row given is inside the window.
+        stored: the same as SQL conditions.
+        allow_inconsistent: take bars whose prices are out of order.
+        observer: sees every changed or removed row's old values.
+
+    Raises:
+        InvalidRowError: a row cannot be stored, or is outside of the window.
+    """
+    shape = shape_of(model, key)
+    batch = await check_rows(
+        session, rows, shape, fixed=fixed, window=window, on_invalid="raise", allow_inconsistent=allow_inconsistent
+    )
+    cleared = dict.fromkeys(shape.types)
+    whole = [cleared | row for row in batch.rows]
+    kept = {shape.key_of(row) for row in whole}
+    table = model.__table__
+    connection = await _connection(session)
+    async with connection.begin_nested():
+        query = sa.select(table).where(*stored).order_by(*(table.c[name] for name in key)).with_for_update()
+        present = [dict(row._mapping) for row in await connection.execute(query)]
+        gone = [row for row in present if shape.key_of(row) not in kept]
+        if observer is not None and gone:
+            await observer(connection, [Change(row, None) for row in gone])
+        for chunk in _chunks(gone):
+            await connection.execute(sa.delete(table).where(_have_keys_of(connection, shape, chunk)))
+        counts = await _merge(connection, shape, whole, "replace", observer)
+    return ReplaceResult(**_account(counts, batch), deleted=len(gone))
+
+
+async def check_rows(
+    session: AsyncSession,
+    rows: Rows,
+    shape: Shape,
+    *,
+    fixed: Mapping[str, Any] | None,
+    on_invalid: OnInvalid,
+    allow_inconsistent: bool,
+    window: Callable[[Row], bool] | None = None,
+) -> Batch:
+    """Check a batch against what the session's database can store, without holding up the event loop."""
+
+    def work() -> Batch:
+        return check(
+            rows,
+            shape,
+            fixed=shape.coerce(fixed or {}),
+            exact_decimals=dialects.for_session(session).exact_decimals,
+            on_invalid=on_invalid,
+            allow_inconsistent=allow_inconsistent,
+            window=window,
+        )
+
+    few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE
+    return work() if few else await asyncio.to_thread(work)
+
+
+async def _connection(session: AsyncSession) -> AsyncConnection:
+    await session.flush()  # objects that the caller has added count as stored
+    return await session.connection()
+
+
+def _account(counts: Mapping[Verdict, int], batch: Batch) -> dict[str, Any]:
+    return {
+        **counts,
+        "skipped": counts["skipped"] + batch.dropped,
+        "duplicates": batch.duplicates,
+        "rejected": tuple(batch.rejected),
+    }
+
+
+def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    return [rows[at : at + _KEYS_A_STATEMENT] for at in range(0, len(rows), _KEYS_A_STATEMENT)]
+
+
+def _have_keys_of(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+    table = shape.model.__table__
+    dialect = dialects.for_connection(connection.sync_connection or connection.sync_engine)
+    return dialect.match_keys([table.c[name] for name in shape.key], [tuple(row[n] for n in shape.key) for row in rows])
+
+
+async def _merge(
+    connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: str, observer: Observer | None
+) -> dict[Verdict, int]:
+    counts: dict[Verdict, int] = {"inserted": 0, "updated": 0, "unchanged": 0, "skipped": 0}
+    for chunk in _chunks(rows):
+        plan = await _merge_chunk(connection, shape, chunk, on_conflict, observer)
+        for verdict, settled in plan.verdicts.items():
+            counts[verdict] += len(settled)
+    return counts
+
+
+async def _merge_chunk(
+    connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: str, observer: Observer | None
+) -> _Plan:
+    dialect = dialects.for_connection(connection.sync_connection or connection.sync_engine)
+    while True:
+        stored = await _lock_stored(connection, shape, [row for row in rows if shape.key_of(row) is not None])
+        plan = _plan(shape, rows, stored, on_conflict)
+        new = plan.verdicts["inserted"]
+        if not new or await dialect.insert_new(connection, shape.model.__table__, _rectangular(new)):
+            break
+        # Another writer stored one of them since we looked: look again.
+    if plan.changes:
+        if observer is not None:
+            await observer(connection, plan.changes)
+        await _update(connection, shape, plan.verdicts["updated"])
+    return plan
+
+
+async def _lock_stored(
+    connection: AsyncConnection, shape: Shape, rows: Sequence[Row]
+) -> dict[tuple[Any, ...] | None, Mapping[str, Any]]:
+    if not rows:
+        return {}
+    table = shape.model.__table__
+    query = sa.select(table).where(_have_keys_of(connection, shape, rows))
+    query = query.order_by(*(table.c[name] for name in shape.key)).with_for_update()
+    found = [row._mapping for row in await connection.execute(query)]
+    return {shape.key_of(row): row for row in found}  # type: ignore[arg-type]
+
+
+def _plan(shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: str) -> _Plan:
+    plan = _Plan()
+    for row in rows:
+        old = stored.get(shape.key_of(row))
+        verdict = _verdict(shape, row, old, on_conflict)
+        plan.verdicts[verdict].append(row)
+        if verdict == "updated" and old is not None:
+            plan.changes.append(Change(old, row))
+    return plan
+
+
+def _verdict(shape: Shape, row: Row, old: Mapping[str, Any] | None, on_conflict: str) -> Verdict:
+    if old is None:
+        return "inserted"
+    if on_conflict == "ignore":
+        return "skipped"
+    equal = all(old[name] == value for name, value in row.items())
+    if on_conflict == "error" or (on_conflict == "repeat" and not equal):
+        key = ", ".join(f"{name}={old[name]!s}" for name in shape.key)
+        raise DuplicateRowError(f"{shape.model.__tablename__} has a row with {key} already")
+    if equal:
+        return "unchanged"
+    return "skipped" if on_conflict == "update" and outranks(old, row) else "updated"
+
+
+def _rectangular(rows: Sequence[Row]) -> list[Row]:
+    """Give all new rows the same columns: one that is absent has no other default than NULL."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+async def _update(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> None:
+    table = shape.model.__table__
+    statement = table.update().where(*(table.c[name] == sa.bindparam(f"key_{name}") for name in shape.key))
+    by_columns: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        values = {name: value for name, value in row.items() if name not in shape.key}
+        by_columns.setdefault(tuple(values), []).append(values | {f"key_{name}": row[name] for name in shape.key})
+    for group in by_columns.values():
+        await connection.execute(statement, group)  # the column's onupdate sets updated_at

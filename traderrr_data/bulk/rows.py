@@ -1,0 +1,227 @@
+"""From whatever a caller has to checked rows: the values as they will be read back, or the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from traderrr_data.errors import InvalidRowError
+from traderrr_data.models import Base
+from traderrr_data.models.types import CheckedType
+
+_SET_BY_THE_DATABASE = frozenset({"id", "created_at", "updated_at"})
+PRICES = ("open", "high", "low", "close")
+
+Row: TypeAlias = dict[str, Any]
+OnInvalid: TypeAlias = Literal["raise", "reject"]
+
+
+@runtime_checkable
+class ArrowStream(Protocol):
+    """Anything that speaks Arrow's C stream interface: tables of Arrow, pandas, Polars, DuckDB and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Rows: TypeAlias = Iterable[Mapping[str, Any] | Base] | ArrowStream
+"""Mappings by column name, objects of the model, or a frame."""
+
+
+class Rejection(NamedTuple):
+    """A row that was not stored: its position in the input, the column if one is to blame, and the reason."""
+
+    row: int
+    column: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a row of one table must be."""
+
+    model: type[Base]
+    types: Mapping[str, CheckedType[Any]]
+    required: frozenset[str]
+    key: tuple[str, ...]
+
+    def key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Return a checked row's key; None if it has none, as an addition without a dedupe_key."""
+        key = tuple(row.get(name) for name in self.key)
+        return None if None in key else key
+
+    def coerce(self, values: Mapping[str, Any]) -> Row:
+        """Return values that hold for a whole call as they will be stored; InvalidRowError names the column."""
+        coerced: Row = {}
+        for name, value in values.items():
+            try:
+                coerced[name] = self.types[name].coerce(value)
+            except ValueError as error:
+                raise InvalidRowError(str(error), column=name) from error
+        return coerced
+
+
+@cache
+def shape_of(model: type[Base], key: tuple[str, ...]) -> Shape:
+    """Return the shape of a model's rows, identified by the columns of `key`."""
+    columns = [column for column in model.__table__.columns if column.name not in _SET_BY_THE_DATABASE]
+    types = {column.name: column.type for column in columns if isinstance(column.type, CheckedType)}
+    # The defaults of series and timeframe are for the legacy application's inserts; a caller of ours says them.
+    required = frozenset(c.name for c in columns if not c.nullable and (c.server_default is None or c.name in key))
+    return Shape(model, types, required, key)
+
+
+@dataclass
+class Batch:
+    """Checked rows in the order of their keys, and an account of every row that is not among them.
+
+    Attributes:
+        given: how many rows the input had.
+        rows: each with only the columns that it was given.
+        dropped: rows of a frame without any price, which are no bars.
+        duplicates: rows whose key came again in the batch.
+        rejected: rows that cannot be stored.
+    """
+
+    given: int = 0
+    rows: list[Row] = field(default_factory=list)
+    dropped: int = 0
+    duplicates: int = 0
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+def check(
+    rows: Rows,
+    shape: Shape,
+    *,
+    fixed: Mapping[str, Any],
+    exact_decimals: bool,
+    on_invalid: OnInvalid,
+    allow_inconsistent: bool = False,
+    window: Callable[[Row], bool] | None = None,
+) -> Batch:
+    """Return the checked batch.
+
+    Args:
+        rows: the caller's input.
+        shape: what its rows must be.
+        fixed: values that hold for all rows; a row that says something else is invalid.
+        exact_decimals: the database can store every decimal; otherwise one that a double cannot hold is invalid.
+        on_invalid: raise at the first invalid row, or reject it and go on.
+        allow_inconsistent: take bars whose prices are out of order.
+        window: tells whether a checked row is where the caller allows rows; others are invalid.
+
+    Raises:
+        InvalidRowError: a row is invalid and `on_invalid` is "raise"; or the input is no batch of rows at all.
+    """
+    batch = Batch()
+    checked: dict[tuple[Any, ...], Row] = {}
+    for index, given in enumerate(_rows_of(rows)):
+        batch.given += 1
+        if given is None:
+            batch.dropped += 1
+            continue
+        try:
+            row = _checked(given, shape, fixed, exact_decimals=exact_decimals)
+            if not allow_inconsistent:
+                _check_order(row)
+            if window is not None and not window(row):
+                raise InvalidRowError("is outside of the window that is replaced", column=shape.key[-1])
+        except InvalidRowError as error:
+            rejection = Rejection(index, error.column, error.reason)
+            if on_invalid == "raise":
+                raise InvalidRowError(rejection.reason, row=index, column=rejection.column) from error
+            batch.rejected.append(rejection)
+            continue
+        key = shape.key_of(row) or (index,)
+        earlier = checked.get(key)
+        batch.duplicates += earlier is not None
+        if earlier is None or not outranks(earlier, row):
+            checked[key] = row
+    # One order for all writers: two that lock the same rows in different orders deadlock.
+    batch.rows = [row for _, row in sorted(checked.items(), key=lambda item: tuple(map(_sortable, item[0])))]
+    return batch
+
+
+def outranks(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Tell whether a stored bar must not be overwritten: it is final and the other is not, or was observed later."""
+    finality = {True: 2, None: 1, False: 0}
+    ours, theirs = finality[stored.get("is_final")], finality[given.get("is_final")]
+    if ours != theirs:
+        return ours > theirs
+    then, now = stored.get("observed_at"), given.get("observed_at")
+    return then is not None and now is not None and then > now
+
+
+def _sortable(part: Any) -> tuple[str, Any]:
+    return type(part).__name__, part
+
+
+def _rows_of(rows: Rows) -> Iterator[Any]:
+    """Yield each row as it was given, and None for a row of a frame that is no bar."""
+    if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
+        from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
+
+        return arrow.rows_of_frame(rows)
+    if isinstance(rows, Mapping | str | bytes | Base) or not isinstance(rows, Iterable):
+        raise InvalidRowError(f"a batch is a list of rows or a frame, not one {type(rows).__name__}")
+    return iter(rows)
+
+
+def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_decimals: bool) -> Row:
+    values = _values_of(given, shape)
+    for name, value in fixed.items():
+        if name not in values:
+            values[name] = value
+    row: Row = {}
+    for name, value in values.items():
+        column_type = shape.types.get(name)
+        if column_type is None:
+            known = "is set by the database" if name in _SET_BY_THE_DATABASE else "is no column of this table"
+            raise InvalidRowError(known, column=str(name))
+        if value is None:
+            if not shape.model.__table__.c[name].nullable:
+                raise InvalidRowError("must have a value", column=name)
+            row[name] = None
+            continue
+        try:
+            row[name] = column_type.coerce(value)
+            if not exact_decimals:
+                column_type.to_double_storage(row[name])
+        except ValueError as error:
+            raise InvalidRowError(str(error), column=name) from error
+    for name in shape.required:
+        if name not in row:
+            raise InvalidRowError("is missing", column=name)
+    _check_fixed(row, fixed)
+    if (volume := row.get("volume")) is not None and volume < 0:
+        raise InvalidRowError(f"{volume:f} is negative", column="volume")
+    return row
+
+
+def _values_of(given: object, shape: Shape) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, shape.model):
+        # What the object holds: an attribute that was never set is absent, not None.
+        return {name: value for name, value in vars(given).items() if name in shape.types}
+    raise InvalidRowError(f"a {type(given).__name__} is neither a mapping nor a {shape.model.__name__}")
+
+
+def _check_fixed(row: Row, fixed: Mapping[str, Any]) -> None:
+    for name, value in fixed.items():
+        if value and row[name] != value:
+            raise InvalidRowError(f"{row[name]!r} is not the {value!r} of this call", column=name)
+
+
+def _check_order(row: Row) -> None:
+    """Refuse prices that cannot be one bar's: low <= open, close <= high, after rounding to the column."""
+    if not all(name in row for name in PRICES):
+        return
+    low, high = row["low"], row["high"]
+    for name in ("open", "close", "low"):
+        price: Decimal = row[name]
+        if not low <= price <= high:
+            raise InvalidRowError(f"{price:f} is not between low {low:f} and high {high:f}", column=name)
