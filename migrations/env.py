@@ -36,7 +36,12 @@ def is_ours(name: str | None, kind: str, parents: Any) -> bool:
 
 
 def default_differs(
-    _context: MigrationContext, _inspected: object, _column: object, found: str | None, _default: object, wanted: str | None
+    _context: MigrationContext,
+    _inspected: object,
+    _column: object,
+    found: str | None,
+    _default: object,
+    wanted: str | None,
 ) -> bool:
     """Compare defaults as text: asking PostgreSQL whether one clock reading equals another says no."""
 

@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Self, TypedDict, TypeVar
 
 import sqlalchemy as sa
 import stamina
@@ -33,12 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class DatabaseInfo(TypedDict):
-    """What `DatabaseManager.get_database_info` tells; nothing in it is secret."""
-
-    database_url: str
-    dialect: str
-    driver: str
+class _Found(TypedDict):
     server_version: str | None
     tables: dict[str, int]
     """Rows per table of ours."""
@@ -46,9 +41,17 @@ class DatabaseInfo(TypedDict):
     first_date: dt.date | None
     """Of the daily bars."""
     last_date: dt.date | None
+    is_connected: bool
+
+
+class DatabaseInfo(_Found):
+    """What `DatabaseManager.get_database_info` tells; nothing in it is secret."""
+
+    database_url: str
+    dialect: str
+    driver: str
     schema_revision: str | None
     schema_head: str
-    is_connected: bool
     error: str | None
     """Why it is not connected."""
 
@@ -197,45 +200,43 @@ class DatabaseManager:
 
     async def get_database_info(self) -> DatabaseInfo:
         """Return what there is to know about the database; one that does not answer is said so, not raised."""
-        info = DatabaseInfo(
+        found = _Found(
+            server_version=None, tables={}, size_bytes=None, first_date=None, last_date=None, is_connected=False
+        )
+        revision = reason = None
+        try:
+            async with self.engine.execution_options(**self.dialect.reader_options).connect() as connection:
+                found = await connection.run_sync(self._describe)
+            revision = await schema.current(self.engine)
+        except (TraderrrDataError, SQLAlchemyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        return DatabaseInfo(
+            **found,
             database_url=self.database_url,
             dialect=self.engine.dialect.name,
             driver=self.engine.driver,
-            server_version=None,
-            tables={},
-            size_bytes=None,
-            first_date=None,
-            last_date=None,
-            schema_revision=None,
+            schema_revision=revision,
             schema_head=schema.head(),
-            is_connected=False,
-            error=None,
+            error=reason,
         )
-        try:
-            async with self.engine.execution_options(**self.dialect.reader_options).connect() as connection:
-                info.update(await connection.run_sync(self._describe))  # type: ignore[typeddict-item]
-            info["schema_revision"] = await schema.current(self.engine)
-        except (TraderrrDataError, SQLAlchemyError) as error:
-            info["error"] = f"{type(error).__name__}: {error}"
-        return info
 
-    def _describe(self, connection: sa.Connection) -> dict[str, Any]:
+    def _describe(self, connection: sa.Connection) -> _Found:
         present = set(sa.inspect(connection).get_table_names())
         internal = {Compatibility.__tablename__}
         ours = [table for name, table in sorted(Base.metadata.tables.items()) if name in present - internal]
-        counts = {t.name: connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in ours}
+        counts = {t.name: connection.scalars(sa.select(sa.func.count()).select_from(t)).one() for t in ours}
         first = last = None
         if DailyData.__tablename__ in present and VERSION_TABLE in present:
             first, last = connection.execute(sa.select(sa.func.min(DailyData.date), sa.func.max(DailyData.date))).one()
         version = connection.dialect.server_version_info
-        return {
-            "server_version": ".".join(map(str, version or ())),
-            "tables": counts,
-            "size_bytes": self.dialect.size(connection),
-            "first_date": first,
-            "last_date": last,
-            "is_connected": True,
-        }
+        return _Found(
+            server_version=".".join(map(str, version or ())),
+            tables=counts,
+            size_bytes=self.dialect.size(connection),
+            first_date=first,
+            last_date=last,
+            is_connected=True,
+        )
 
 
 _manager: DatabaseManager | None = None
@@ -283,7 +284,7 @@ def get_session(*, read_only: bool = False) -> DataSession:
 
 async def close_db_manager() -> None:
     """Close the process-wide manager, if there is one, and forget it."""
-    global _manager  # noqa: PLW0603 - one for the process is what it is for
+    global _manager
     manager, _manager = _manager, None
     if manager is not None:
         await manager.close()

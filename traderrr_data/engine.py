@@ -117,7 +117,9 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
             return sa_dialect.connect(*arguments, **options)  # type: ignore[no-any-return]
         except Exception as error:
             # Some drivers raise errors of their own here, which SQLAlchemy does not know as the driver's.
-            raise _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError)) or error from error
+            raise (
+                _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError)) or error
+            ) from error
 
 
 def _translated(dialect: Dialect, error: BaseException, *, is_disconnect: bool) -> TraderrrDataError | None:

@@ -13,7 +13,7 @@
     ├── DatabaseUnavailableError           retryable: refused, lost, or no connection became free in time
     └── TransactionConflictError           retryable: deadlock, serialization, lock time-out, SQLITE_BUSY
 
-The driver's own error is always the ``__cause__``. Errors are told apart by the database's codes, never by message text.
+The driver's own error is always the ``__cause__``. Errors are told apart by the database's codes, never by their text.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ async def _outlast_cancellation(task: asyncio.Future[Any]) -> None:
     while not task.done():
         try:
             await asyncio.wait([task])
-        except asyncio.CancelledError:  # noqa: PERF203 - another one while the COMMIT still runs
+        except asyncio.CancelledError:
             continue
 
 

@@ -123,7 +123,9 @@ def _normalised(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError("DATABASE_URL cannot be read: expected scheme://user:password@host:port/name") from None
+        raise ConfigurationError(
+            "DATABASE_URL cannot be read: expected scheme://user:password@host:port/name"
+        ) from None
     scheme, _, driver = url.drivername.partition("+")
     if scheme not in _DRIVERS:
         raise ConfigurationError(f"DATABASE_URL has the unknown scheme {scheme!r}; known are {', '.join(_DRIVERS)}")

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from traderrr_data import bulk
 from traderrr_data.access import market_data
+from traderrr_data.access.bars import deleted
 from traderrr_data.bulk import UpsertResult
 from traderrr_data.models import PortfolioPosition
 from traderrr_data.models.types import Money, Ratio
@@ -55,7 +56,7 @@ class Valuation:
     unpriced: tuple[str, ...]
 
 
-async def upsert_position(session: AsyncSession, ticker: str, shares: Decimal | int | str | float) -> UpsertResult:
+async def upsert_position(session: AsyncSession, ticker: str, shares: Decimal | str | float) -> UpsertResult:
     """Set how many shares of a ticker are held; 0 is kept as a position of 0. The caller commits.
 
     Raises:
@@ -78,11 +79,7 @@ async def list_positions(session: AsyncSession) -> Sequence[PortfolioPosition]:
 
 async def delete_position(session: AsyncSession, ticker: str) -> int:
     """Delete the position in a ticker and return how many were there, 1 or 0. The caller commits."""
-    deleted = await session.execute(
-        sa.delete(PortfolioPosition).where(PortfolioPosition.ticker == ticker),
-        execution_options={"synchronize_session": False},
-    )
-    return int(deleted.rowcount)  # type: ignore[attr-defined, unused-ignore]
+    return await deleted(session, sa.delete(PortfolioPosition).where(PortfolioPosition.ticker == ticker))
 
 
 async def valuation(session: AsyncSession, *, series: str = "") -> Valuation:

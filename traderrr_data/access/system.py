@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from traderrr_data import bulk
+from traderrr_data.access.bars import deleted
 from traderrr_data.access.trading import checked_limit
 from traderrr_data.access.window import window
 from traderrr_data.errors import ConfigurationError
@@ -147,15 +148,13 @@ async def purge(
     return removed
 
 
-async def _delete_by_line(
-    session: AsyncSession, model: Any, line: tuple[str, ...], old: sa.ColumnElement[bool]
-) -> int:
+async def _delete_by_line(session: AsyncSession, model: Any, line: tuple[str, ...], old: sa.ColumnElement[bool]) -> int:
     """Delete bars line by line: each is one range of the primary key."""
     columns = [model.__table__.c[name] for name in line]
     removed = 0
     for key in (await session.execute(sa.select(*columns).distinct())).all():
         same = [column == value for column, value in zip(columns, key, strict=True)]
-        removed += await _delete(session, sa.delete(model).where(*same, old))
+        removed += await deleted(session, sa.delete(model).where(*same, old))
     return removed
 
 
@@ -163,10 +162,5 @@ async def _delete_by_id(session: AsyncSession, model: Any, old: sa.ColumnElement
     removed = 0
     query = sa.select(model.id).where(old).order_by(model.id).limit(_ROWS_A_STATEMENT)
     while ids := (await session.scalars(query)).all():
-        removed += await _delete(session, sa.delete(model).where(model.id.in_(ids)))
+        removed += await deleted(session, sa.delete(model).where(model.id.in_(ids)))
     return removed
-
-
-async def _delete(session: AsyncSession, statement: sa.Delete) -> int:
-    deleted = await session.execute(statement, execution_options={"synchronize_session": False})
-    return int(deleted.rowcount)  # type: ignore[attr-defined, unused-ignore]

@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from traderrr_data import bulk
+from traderrr_data.access.bars import deleted
 from traderrr_data.access.window import last_days, window
 from traderrr_data.bulk import OnInvalid, Rows, UpsertResult
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import PortfolioPerformance, SignalHistory
-from traderrr_data.models.types import Ratio
+from traderrr_data.models.types import ExactDecimal, Ratio
 
 _DEDUPE = ("dedupe_key",)
 _METRICS = ("portfolio_value", "daily_return", "volatility", "sharpe_ratio", "max_drawdown")
@@ -138,9 +139,7 @@ async def add_signals(session: AsyncSession, rows: Rows, *, on_invalid: OnInvali
         InvalidRowError: a row cannot be stored exactly; it names row, column and reason.
         DuplicateRowError: another signal is stored under a row's dedupe_key.
     """
-    return await bulk.upsert(
-        session, SignalHistory, rows, key=_DEDUPE, on_conflict="repeat", on_invalid=on_invalid
-    )
+    return await bulk.upsert(session, SignalHistory, rows, key=_DEDUPE, on_conflict="repeat", on_invalid=on_invalid)
 
 
 async def list_signals(
@@ -227,10 +226,7 @@ async def delete_signals(
         *window(SignalHistory.date, start, end),
         *([SignalHistory.ticker == ticker] if ticker is not None else []),
     ]
-    deleted = await session.execute(
-        sa.delete(SignalHistory).where(*conditions), execution_options={"synchronize_session": False}
-    )
-    return int(deleted.rowcount)  # type: ignore[attr-defined, unused-ignore]
+    return await deleted(session, sa.delete(SignalHistory).where(*conditions))
 
 
 async def add_performance(session: AsyncSession, *, date: dt.date, **values: Any) -> bool:
@@ -353,4 +349,5 @@ def _spread(rows: Iterable[PortfolioPerformance], metric: str) -> Spread:
     if not values:
         return Spread(None, None, None)
     column_type = PortfolioPerformance.__table__.c[metric].type
+    assert isinstance(column_type, ExactDecimal)  # noqa: S101 - every metric is one
     return Spread(min(values), max(values), column_type.rounded(sum(values, Decimal(0)) / len(values)))

@@ -75,6 +75,11 @@ def batch_of(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordBatch
     return pa.record_batch([_array(cells, f.type) for cells, f in zip(columns, schema, strict=True)], schema=schema)
 
 
+def table_of(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    """Return record batches of one schema as a table."""
+    return pa.Table.from_batches(batches, schema=schema)
+
+
 def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_float64(kind):
         # Python's float() rounds correctly; Arrow's cast from decimals is one bit off in every seventh.

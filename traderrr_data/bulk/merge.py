@@ -153,7 +153,7 @@ async def replace(
     cleared = dict.fromkeys(shape.types)
     whole = [cleared | row for row in batch.rows]
     kept = {shape.key_of(row) for row in whole}
-    table = model.__table__
+    table = shape.table
     connection = await _connection(session)
     async with connection.begin_nested():
         query = sa.select(table).where(*stored).order_by(*(table.c[name] for name in key)).with_for_update()
@@ -199,9 +199,11 @@ async def _connection(session: AsyncSession) -> AsyncConnection:
     return await session.connection()
 
 
-def _account(counts: Mapping[Verdict, int], batch: Batch) -> dict[str, Any]:
+def _account(counts: dict[Verdict, int], batch: Batch) -> dict[str, Any]:
     return {
-        **counts,
+        "inserted": counts["inserted"],
+        "updated": counts["updated"],
+        "unchanged": counts["unchanged"],
         "skipped": counts["skipped"] + batch.dropped,
         "duplicates": batch.duplicates,
         "rejected": tuple(batch.rejected),
@@ -213,7 +215,7 @@ def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:
 
 
 def _have_keys_of(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
-    table = shape.model.__table__
+    table = shape.table
     dialect = dialects.for_connection(connection.sync_connection or connection.sync_engine)
     return dialect.match_keys([table.c[name] for name in shape.key], [tuple(row[n] for n in shape.key) for row in rows])
 
@@ -237,7 +239,7 @@ async def _merge_chunk(
         stored = await _lock_stored(connection, shape, [row for row in rows if shape.key_of(row) is not None])
         plan = _plan(shape, rows, stored, on_conflict)
         new = plan.verdicts["inserted"]
-        if not new or await dialect.insert_new(connection, shape.model.__table__, _rectangular(new)):
+        if not new or await dialect.insert_new(connection, shape.table, _rectangular(new)):
             break
         # Another writer stored one of them since we looked: look again.
     if plan.changes:
@@ -252,11 +254,11 @@ async def _lock_stored(
 ) -> dict[tuple[Any, ...] | None, Mapping[str, Any]]:
     if not rows:
         return {}
-    table = shape.model.__table__
+    table = shape.table
     query = sa.select(table).where(_have_keys_of(connection, shape, rows))
     query = query.order_by(*(table.c[name] for name in shape.key)).with_for_update()
-    found = [row._mapping for row in await connection.execute(query)]
-    return {shape.key_of(row): row for row in found}  # type: ignore[arg-type]
+    found = [dict(row._mapping) for row in await connection.execute(query)]
+    return {shape.key_of(row): row for row in found}
 
 
 def _plan(shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: str) -> _Plan:
@@ -291,7 +293,7 @@ def _rectangular(rows: Sequence[Row]) -> list[Row]:
 
 
 async def _update(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> None:
-    table = shape.model.__table__
+    table = shape.table
     statement = table.update().where(*(table.c[name] == sa.bindparam(f"key_{name}") for name in shape.key))
     by_columns: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:

@@ -8,6 +8,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import sqlalchemy as sa
+
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models import Base
 from traderrr_data.models.types import CheckedType
@@ -43,6 +45,7 @@ class Shape:
     """What a row of one table must be."""
 
     model: type[Base]
+    table: sa.Table
     types: Mapping[str, CheckedType[Any]]
     required: frozenset[str]
     key: tuple[str, ...]
@@ -66,11 +69,12 @@ class Shape:
 @cache
 def shape_of(model: type[Base], key: tuple[str, ...]) -> Shape:
     """Return the shape of a model's rows, identified by the columns of `key`."""
-    columns = [column for column in model.__table__.columns if column.name not in _SET_BY_THE_DATABASE]
+    table = Base.metadata.tables[model.__tablename__]
+    columns = [column for column in table.columns if column.name not in _SET_BY_THE_DATABASE]
     types = {column.name: column.type for column in columns if isinstance(column.type, CheckedType)}
     # The defaults of series and timeframe are for the legacy application's inserts; a caller of ours says them.
     required = frozenset(c.name for c in columns if not c.nullable and (c.server_default is None or c.name in key))
-    return Shape(model, types, required, key)
+    return Shape(model, table, types, required, key)
 
 
 @dataclass
@@ -182,7 +186,7 @@ def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_dec
             known = "is set by the database" if name in _SET_BY_THE_DATABASE else "is no column of this table"
             raise InvalidRowError(known, column=str(name))
         if value is None:
-            if not shape.model.__table__.c[name].nullable:
+            if not shape.table.c[name].nullable:
                 raise InvalidRowError("must have a value", column=name)
             row[name] = None
             continue

@@ -12,7 +12,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, QueryableAttribute, mapped_c
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models.types import CheckedType, UtcDateTime, utc_now
 
-
 VERSION_TABLE = "traderrr_data_version"
 """Alembic's table, under a name of our own: the database may be shared with another application that uses Alembic."""
 

@@ -323,7 +323,8 @@ class ByteText(CheckedType[str]):
     def frozen(self) -> str:
         return (
             f"sa.String({self.length}).with_variant(sa.String({self.length}, collation='C'), 'postgresql')"
-            f".with_variant(mysql.VARCHAR({self.length}, charset='utf8mb4', collation='utf8mb4_bin'), 'mysql', 'mariadb')"
+            f".with_variant(mysql.VARCHAR({self.length}, charset='utf8mb4', collation='utf8mb4_bin'),"
+            " 'mysql', 'mariadb')"
         )
 
     def __init__(self, length: int) -> None:
@@ -352,8 +353,7 @@ class LongText(CheckedType[str]):
     @property
     def frozen(self) -> str:
         return (
-            "sa.Text().with_variant("
-            "mysql.MEDIUMTEXT(charset='utf8mb4', collation='utf8mb4_bin'), 'mysql', 'mariadb')"
+            "sa.Text().with_variant(mysql.MEDIUMTEXT(charset='utf8mb4', collation='utf8mb4_bin'), 'mysql', 'mariadb')"
         )
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
@@ -519,7 +519,7 @@ def _date_of_text(text: str) -> dt.date:
 
 def _checked_text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} is not text")  # noqa: TRY004 - one kind of refusal for the callers
+        raise ValueError(f"{type(value).__name__} is not text")
     if _FORBIDDEN_IN_TEXT.search(value):
         raise ValueError("the text has a NUL or a lone surrogate")
     return str(value)

@@ -62,7 +62,7 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
         arguments["password"] = url.password.encode().decode("latin-1")
     if options.tls is not None and options.tls.mode != "disable":
         if options.tls.mode == "prefer":
-            raise ConfigurationError("DB_SSL=prefer is not known to the MySQL driver: say disable, require or verify-full")
+            raise ConfigurationError("DB_SSL=prefer is not known to this driver: say disable, require or verify-full")
         arguments["ssl"] = options.tls.context()
     return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 

@@ -18,7 +18,7 @@ async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequenc
     The variable counts the rows that were there; the assignment changes nothing.
     """
     key = next(iter(table.primary_key.columns if "id" not in table.c else table.c)).name
-    count = sa.literal_column(f"IF((@repeated := @repeated + 1) IS NULL, {key}, {key})")
+    count: sa.ColumnClause[Any] = sa.literal_column(f"IF((@repeated := @repeated + 1) IS NULL, {key}, {key})")
     async with connection.begin_nested() as savepoint:
         await connection.execute(sa.text("SET @repeated := 0"))
         await connection.execute(insert(table).on_duplicate_key_update({key: count}), rows)

@@ -51,7 +51,9 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     if url.get_driver_name() == "asyncpg":
         arguments: dict[str, Any] = {"server_settings": settings, "timeout": options.connect_timeout}
         if options.tls is not None:
-            arguments["ssl"] = "disable" if options.tls.mode == "disable" else options.tls.context()
+            # A context would make "prefer" mean "require".
+            optional = options.tls.mode in ("disable", "prefer")
+            arguments["ssl"] = options.tls.mode if optional else options.tls.context()
     else:
         arguments = {
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
