@@ -23,7 +23,6 @@ from traderrr_data.settings import Settings
 
 config = context.config
 
-LOCK_TIMEOUT = 60.0
 LEGACY_INDEX = "idx_daily_data_ticker_date"
 """The legacy application makes it at every start; our primary key serves the same queries."""
 
@@ -95,7 +94,7 @@ def write_sql() -> None:
 def migrate(connection: sa.Connection) -> None:
     """Migrate under the migration lock, on every database in as few transactions as it can."""
     dialect = dialects.for_connection(connection)
-    with dialect.migrating(connection, config.attributes.get("lock_timeout", LOCK_TIMEOUT)):
+    with dialect.migrating(connection, config.attributes.get("lock_timeout", dialects.LOCK_TIMEOUT)):
         context.configure(connection=connection, transactional_ddl=dialect.transactional_ddl, **OPTIONS)
         with context.begin_transaction():
             context.run_migrations()

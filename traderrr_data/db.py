@@ -15,8 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from traderrr_data import dialects, schema
-from traderrr_data.dialects import READ_ONLY
-from traderrr_data.engine import create_engine
+from traderrr_data.engine import WHOLE, create_engine
 from traderrr_data.errors import (
     CommitOutcomeUnknownError,
     ConfigurationError,
@@ -74,11 +73,10 @@ class DatabaseManager:
         self.settings = Settings.of(url_or_settings)
         self.engine: AsyncEngine = create_engine(self.settings)
         self.dialect = dialects.for_connection(self.engine.sync_engine)
-        reader = self.engine.execution_options(**self.dialect.reader_options)
-        self._writing = async_sessionmaker(self.engine, class_=DataSession, expire_on_commit=False)
-        self._reading = async_sessionmaker(
-            reader, class_=DataSession, expire_on_commit=False, autoflush=False, info={READ_ONLY: True}
-        )
+        self._reader = self.engine.execution_options(**self.dialect.reader_options)
+        writer = self.engine.execution_options(**{WHOLE: True})
+        self._writing = async_sessionmaker(writer, class_=DataSession, expire_on_commit=False)
+        self._reading = async_sessionmaker(self._reader, class_=DataSession, expire_on_commit=False, autoflush=False)
 
     def __repr__(self) -> str:
         return f"DatabaseManager({self.database_url!r})"
@@ -195,7 +193,7 @@ class DatabaseManager:
             DatabaseUnavailableError: it cannot be reached.
             ConfigurationError: it refuses the login.
         """
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             await connection.execute(sa.text("SELECT 1"))
 
     async def get_database_info(self) -> DatabaseInfo:
@@ -205,7 +203,7 @@ class DatabaseManager:
         )
         revision = reason = None
         try:
-            async with self.engine.execution_options(**self.dialect.reader_options).connect() as connection:
+            async with self._reader.connect() as connection:
                 found = await connection.run_sync(self._describe)
             revision = await schema.current(self.engine)
         except (TraderrrDataError, SQLAlchemyError) as error:
@@ -260,10 +258,13 @@ async def init_db_manager(
     try:
         await manager.init_db(upgrade=upgrade)
     except BaseException:
-        await manager.close()
+        if manager is not _manager:
+            await manager.close()
         raise
-    _manager = manager
-    return manager
+    if _manager is not None and manager is not _manager:
+        await manager.close()  # another task made one meanwhile
+    _manager = _manager or manager
+    return _manager
 
 
 def get_db_manager() -> DatabaseManager:

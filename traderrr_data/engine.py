@@ -9,15 +9,29 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.exc import InvalidRequestError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 
 from traderrr_data import dialects
 from traderrr_data.dialects import Dialect, EngineOptions, Tls
-from traderrr_data.errors import ConfigurationError, DatabaseUnavailableError, TraderrrDataError
+from traderrr_data.errors import (
+    CommitOutcomeUnknownError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvalidRowError,
+    TraderrrDataError,
+)
 from traderrr_data.settings import Settings
+
+WHOLE = "traderrr_data_whole"
+"""The execution option of an engine whose transactions are stored as a whole or not at all (not of Alembic's: it asks
+MySQL for a table by a statement that fails)."""
+_FAILED = "traderrr_data_failed"
+"""Marks a connection whose transaction had a statement that failed, outside of any savepoint."""
+_COMMITTING = "traderrr_data_committing"
+"""Marks a connection whose COMMIT has been sent."""
 
 
 def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
@@ -42,7 +56,7 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
         raise ConfigurationError(f"DATABASE_URL names the driver {url.drivername!r}, which is not known") from None
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"the driver of {url.drivername!r} is missing: pip install {error.name}") from None
-    except InvalidRequestError:
+    except (ArgumentError, InvalidRequestError):  # the pool says the one, the dialect the other
         raise ConfigurationError(
             f"DATABASE_URL names {url.drivername!r}, which is not asynchronous: leave the driver out"
         ) from None
@@ -104,10 +118,36 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
 
     @event.listens_for(engine, "handle_error")
     def translate(context: ExceptionContext) -> BaseException | None:
+        if context.is_pre_ping:
+            return None  # the pool asks SQLAlchemy's own error whether to connect anew
         if dialect.ends_transaction(context.original_exception):
             # Going on would commit what came after the error without what came before it.
             context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
-        return _translated(dialect, context.original_exception, is_disconnect=context.is_disconnect)
+        connection, error = context.connection, context.original_exception
+        if isinstance(error, InvalidRowError):
+            return None  # refused before anything was sent: the transaction is as it was
+        if connection is not None and connection.get_execution_options().get(WHOLE, False):
+            if connection.info.get(_COMMITTING, False) and context.is_disconnect:
+                return CommitOutcomeUnknownError(f"the connection was lost during COMMIT: {error}")
+            in_savepoint = connection.in_nested_transaction() and context.statement is not None
+            connection.info[_FAILED] = connection.info.get(_FAILED, False) or not in_savepoint
+        return _translated(dialect, error, is_disconnect=context.is_disconnect)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.info.pop(_FAILED, None)
+        connection.info.pop(_COMMITTING, None)
+
+    @event.listens_for(engine, "commit")
+    def commit(connection: sa.Connection) -> None:
+        """Refuse a commit that PostgreSQL would turn into a rollback without a word, and others into half the work."""
+        if connection.info.get(_FAILED, False):
+            connection.dialect.do_rollback(connection.connection)  # the pool takes the transaction for ended
+            raise ConfigurationError(
+                "nothing of this transaction was stored, since one of its statements had failed: let the error end the"
+                " session's block, or run what may fail inside of `session.begin_nested()`"
+            )
+        connection.info[_COMMITTING] = True
 
     @event.listens_for(engine, "do_connect")
     def connect(
@@ -117,9 +157,10 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
             return sa_dialect.connect(*arguments, **options)  # type: ignore[no-any-return]
         except Exception as error:
             # Some drivers raise errors of their own here, which SQLAlchemy does not know as the driver's.
-            raise (
-                _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError)) or error
-            ) from error
+            translated = _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError))
+            if translated is None:
+                raise
+            raise translated from error
 
 
 def _translated(dialect: Dialect, error: BaseException, *, is_disconnect: bool) -> TraderrrDataError | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from traderrr_data.dialects import READ_ONLY
-from traderrr_data.errors import CommitOutcomeUnknownError, ConfigurationError, DatabaseUnavailableError
+from traderrr_data.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -21,17 +21,36 @@ _OWNER = "traderrr_data_task"
 class _OneTaskSession(Session):
     """A session whose open transaction belongs to the task that began it."""
 
+    def add(self, instance: object, **options: Any) -> None:
+        _refuse_another_task(self)
+        super().add(instance, **options)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        # Claimed here, before it has a connection: the wait for one lets other tasks run.
+        _refuse_another_task(self)
+        self.info[_OWNER] = asyncio.current_task()
+        super().flush(objects)
+        if not self.in_transaction():
+            self.info.pop(_OWNER, None)
+
     def rollback(self) -> None:
         _check_owner(self)
         super().rollback()
 
+    def connection(self, *arguments: Any, **options: Any) -> Connection:
+        _check_owner(self)
+        return super().connection(*arguments, **options)
+
+    def begin_nested(self) -> SessionTransaction:
+        _check_owner(self)
+        return super().begin_nested()
+
 
 class DataSession(AsyncSession):
-    """SQLAlchemy's AsyncSession, with three promises more.
+    """SQLAlchemy's AsyncSession, with two promises more.
 
     * Two tasks that use it at once are refused: their work would end in one transaction, or in none.
-    * A cancellation that arrives during COMMIT waits for its outcome.
-    * A connection that dies during COMMIT is reported as such.
+    * A cancellation that arrives during `commit` waits for its outcome.
     """
 
     sync_session_class = _OneTaskSession
@@ -54,10 +73,6 @@ class DataSession(AsyncSession):
             if not commit.cancelled() and (error := commit.exception()) is not None:
                 logger.warning("a commit failed while its task was being cancelled: %s", error)
             raise
-        except DatabaseUnavailableError as error:
-            if self.info.get(READ_ONLY):
-                raise
-            raise CommitOutcomeUnknownError(f"the connection was lost during COMMIT: {error}") from error
 
 
 async def _outlast_cancellation(task: asyncio.Future[Any]) -> None:
@@ -68,25 +83,24 @@ async def _outlast_cancellation(task: asyncio.Future[Any]) -> None:
             continue
 
 
-def _check_owner(session: Session) -> None:
-    task = asyncio.current_task()
+def _refuse_another_task(session: Session) -> None:
     owner = session.info.get(_OWNER)
-    if owner is not None and owner is not task and not owner.done():
+    if owner is not None and owner is not asyncio.current_task() and not owner.done():
         raise ConfigurationError(
-            "this session is in use by another task: open one session for each task (`session_context`)"
+            "this session is in use by another task: open one session for each task (`session_context`), and limit its"
+            " time by `asyncio.timeout`, since `asyncio.wait_for` is another task on Python 3.11"
         )
+
+
+def _check_owner(session: Session) -> None:
+    _refuse_another_task(session)
     if session.in_transaction():
-        session.info[_OWNER] = task
+        session.info[_OWNER] = asyncio.current_task()
 
 
 @event.listens_for(_OneTaskSession, "do_orm_execute")
 def _before_execute(state: Any) -> None:
     _check_owner(state.session)
-
-
-@event.listens_for(_OneTaskSession, "before_flush")
-def _before_flush(session: Session, _context: object, _instances: object) -> None:
-    _check_owner(session)
 
 
 @event.listens_for(_OneTaskSession, "after_begin")

@@ -22,7 +22,7 @@ _DRIVERS = {
 }
 _DEFAULT_USER = {"postgresql": "postgres", "mysql": "root", "mariadb": "root"}
 _DEFAULT_PORT = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
-_SECRETS = {"password", "passwd", "sslpassword", "sslkey", "passfile"}
+_HARMLESS = {"mode", "cache", "uri", "charset", "ssl", "sslmode", "application_name"}
 
 
 class Settings(BaseSettings):
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
 
 def masked(url: sa.URL) -> str:
     """Return a URL that may be shown: no password, neither before the host nor in the query string."""
-    query = {key: "***" if key.lower() in _SECRETS else value for key, value in url.query.items()}
+    query = {key: value if key in _HARMLESS else "***" for key, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
@@ -129,8 +129,19 @@ def _normalised(text: str) -> sa.URL:
     scheme, _, driver = url.drivername.partition("+")
     if scheme not in _DRIVERS:
         raise ConfigurationError(f"DATABASE_URL has the unknown scheme {scheme!r}; known are {', '.join(_DRIVERS)}")
+    if "@" in (url.host or ""):
+        # The rest of the password would be the host's name, and stand in every error.
+        raise ConfigurationError("DATABASE_URL has an @ in its password: write it as %40, or set DB_PASSWORD")
     url = url.set(drivername=f"{_DRIVERS[scheme].partition('+')[0]}+{driver}" if driver else _DRIVERS[scheme])
-    return _absolute(url) if scheme == "sqlite" else url
+    return _absolute(url) if scheme == "sqlite" else _with_password_in_its_place(url)
+
+
+def _with_password_in_its_place(url: sa.URL) -> sa.URL:
+    """Take the password out of the query string, where SQLAlchemy shows it in each repr of an engine."""
+    for name in ("password", "passwd"):
+        if isinstance(password := url.query.get(name), str):
+            url = url.set(password=password).difference_update_query([name])
+    return url
 
 
 def _absolute(url: sa.URL) -> sa.URL:

@@ -7,6 +7,7 @@ Create Date: 2026-11-22 16:00:00+00:00
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,7 @@ INSTANT = (
     .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 )
 LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+TICKER_RULE = {"ticker_is_not_empty": "ticker <> ''"}
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -81,14 +83,22 @@ def provenance() -> list[sa.Column[Any]]:
 
 
 def checks(
-    table: str, *, numbers: tuple[str, ...] = (), dates: tuple[str, ...] = (), **rules: str
+    table: str,
+    *,
+    numbers: tuple[str, ...] = (),
+    dates: tuple[str, ...] = (),
+    instants: tuple[str, ...] = (),
+    rules: Mapping[str, str] | None = None,
 ) -> list[sa.CheckConstraint]:
     """Return the table's CHECKs; SQLite, which takes anything in any column, gets one per number and date."""
+    storage: dict[str, str] = {}
     if op.get_context().dialect.name == "sqlite":
-        day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
-        rules |= {f"{name}_is_a_number": f"{name} < ''" for name in numbers}
-        rules |= {f"{name}_is_a_date": f"{name} GLOB '{day}'" for name in dates}
-    return [sa.CheckConstraint(rule, name=op.f(f"ck_{table}_{name}")) for name, rule in rules.items()]
+        day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+        storage = {f"{name}_is_a_number": f"{name} < ''" for name in numbers}
+        storage |= {f"{name}_is_a_date": f"{name} GLOB '{day}'" for name in dates}
+        storage |= {f"{name}_is_an_instant": f"{name} GLOB '{day}*'" for name in instants}
+    every = {**(rules or {}), **storage}
+    return [sa.CheckConstraint(rule, name=op.f(f"ck_{table}_{name}")) for name, rule in every.items()]
 
 
 def create(name: str, *elements: Any, clustered_by_key: bool = False) -> None:
@@ -118,7 +128,7 @@ def create_index(name: str, table: str, columns: list[Any]) -> None:
 def create_bars() -> None:
     """Create the tables of bars: clustered by their natural key, which is their only one."""
     numbers = ("open", "high", "low", "close", "volume")
-    rules = {"ticker_is_not_empty": "ticker <> ''", "volume_is_not_negative": "volume >= 0"}
+    rules = TICKER_RULE | {"volume_is_not_negative": "volume >= 0"}
     create(
         "daily_data",
         sa.Column("ticker", text(64), nullable=False),
@@ -131,7 +141,7 @@ def create_bars() -> None:
         sa.Column("series", text(32), server_default="", nullable=False),
         *provenance(),
         sa.PrimaryKeyConstraint("ticker", "series", "date", name=op.f("pk_daily_data")),
-        *checks("daily_data", numbers=(*numbers, "dividends", "stock_splits"), dates=("date",), **rules),
+        *checks("daily_data", numbers=(*numbers, "dividends", "stock_splits"), dates=("date",), rules=rules),
         clustered_by_key=True,
     )
     create(
@@ -145,7 +155,7 @@ def create_bars() -> None:
         sa.Column("timeframe", text(8), server_default="unknown", nullable=False),
         *provenance(),
         sa.PrimaryKeyConstraint("ticker", "series", "timeframe", "datetime", name=op.f("pk_intraday_data")),
-        *checks("intraday_data", numbers=numbers, dates=("datetime",), **rules),
+        *checks("intraday_data", numbers=numbers, instants=("datetime",), rules=rules),
         clustered_by_key=True,
     )
 
@@ -167,7 +177,7 @@ def create_metadata() -> None:
         sa.Column("mic", text(8)),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_metadata")),
         sa.UniqueConstraint("ticker", name=op.f("uq_metadata_ticker")),
-        *checks("metadata", numbers=("market_cap",), dates=("last_updated",), ticker_is_not_empty="ticker <> ''"),
+        *checks("metadata", numbers=("market_cap",), instants=("last_updated",), rules=TICKER_RULE),
     )
 
 
@@ -195,7 +205,7 @@ def create_signals() -> None:
             "signal_history",
             numbers=("signal_value", "confidence", "entry_price", "target_price", "stop_loss"),
             dates=("date",),
-            ticker_is_not_empty="ticker <> ''",
+            rules=TICKER_RULE,
         ),
     )
     create_index("idx_signal_history_ticker_date", "signal_history", ["ticker", sa.text("date DESC")])
@@ -231,7 +241,7 @@ def create_positions() -> None:
         row_id(),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_portfolio_positions")),
         sa.UniqueConstraint("ticker", name=op.f("uq_portfolio_positions_ticker")),
-        *checks("portfolio_positions", numbers=("shares",), ticker_is_not_empty="ticker <> ''"),
+        *checks("portfolio_positions", numbers=("shares",), rules=TICKER_RULE),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from traderrr_data import dialects
 from traderrr_data.access.window import window
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import DailyData, IntradayData
@@ -49,11 +50,13 @@ def line(model: type[Bar], ticker: str, series: str) -> list[sa.ColumnElement[bo
     return [model.ticker == ticker, model.series == series]
 
 
-def among(column: Any, tickers: Iterable[str] | None) -> list[sa.ColumnElement[bool]]:
-    """Return the condition that a ticker is one of these; none for None."""
+def among(session: AsyncSession, column: Any, tickers: Iterable[str] | None) -> list[sa.ColumnElement[bool]]:
+    """Return the condition that a ticker is one of these, however many; none for None."""
     if isinstance(tickers, str):
         raise ConfigurationError(f"tickers is a list of tickers: say [{tickers!r}]")
-    return [] if tickers is None else [column.in_(sorted(set(tickers)))]
+    if tickers is None:
+        return []
+    return [dialects.for_session(session).match_keys([column], [(ticker,) for ticker in sorted(set(tickers))])]
 
 
 async def list_bars(
@@ -79,7 +82,7 @@ async def latest_bars(
     """Return the newest bar of each ticker, by ticker."""
     newest = (
         sa.select(model.ticker, sa.func.max(time).label("time"))
-        .where(*conditions, *among(model.ticker, tickers))
+        .where(*conditions, *among(session, model.ticker, tickers))
         .group_by(model.ticker)
         .subquery()
     )
@@ -111,7 +114,7 @@ async def stream_bars(
         raise ConfigurationError(f"batch_rows is a number of rows, not {batch_rows}")
     query = (
         sa.select(*(model.__table__.c[name] for name in columns))
-        .where(*conditions, *among(model.ticker, tickers))
+        .where(*conditions, *among(session, model.ticker, tickers))
         .order_by(model.ticker, time)
         .limit(batch_rows)
     )
@@ -161,7 +164,7 @@ async def coverage_of(
             last_final,
             sa.func.count(),
         )
-        .where(*among(model.ticker, tickers))
+        .where(*among(session, model.ticker, tickers))
         .group_by(*key)
         .order_by(*key)
     )

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from traderrr_data import bulk
 from traderrr_data.access import bars
 from traderrr_data.access.bars import Coverage
-from traderrr_data.access.window import contains, window
+from traderrr_data.access.window import bounds, contains, window
 from traderrr_data.bulk import OnConflict, OnInvalid, ReplaceResult, Rows, UpsertResult
 from traderrr_data.errors import RowNotFoundError
 from traderrr_data.models import DailyData, IntradayData, Metadata
@@ -156,13 +156,14 @@ async def replace_daily(
         InvalidRowError: a row cannot be stored exactly, or is outside of the window; nothing has changed.
         TransactionConflictError: a deadlock; the unit of work may be run again.
     """
+    start, end = bounds(DailyData.date, start, end)
     return await bulk.replace(
         session,
         DailyData,
         rows,
         key=_DAILY_KEY,
         fixed={"ticker": ticker, "series": series},
-        window=lambda row: row["series"] == series and contains(DailyData.date, start, end, row["date"]),
+        window=lambda row: row["series"] == series and contains(start, end, row["date"]),
         stored=[*bars.line(DailyData, ticker, series), *window(DailyData.date, start, end)],
         allow_inconsistent=allow_inconsistent,
     )
@@ -195,13 +196,14 @@ async def replace_intraday(
         InvalidRowError: a row cannot be stored exactly, or is outside of the window; nothing has changed.
         TransactionConflictError: a deadlock; the unit of work may be run again.
     """
+    start, end = bounds(IntradayData.datetime, start, end)
     return await bulk.replace(
         session,
         IntradayData,
         rows,
         key=_INTRADAY_KEY,
         fixed={"ticker": ticker, "series": series, "timeframe": timeframe},
-        window=lambda row: row["series"] == series and contains(IntradayData.datetime, start, end, row["datetime"]),
+        window=lambda row: row["series"] == series and contains(start, end, row["datetime"]),
         stored=[
             *bars.line(IntradayData, ticker, series),
             IntradayData.timeframe == timeframe,
@@ -487,7 +489,7 @@ async def get_metadata(session: AsyncSession, ticker: str) -> Metadata:
 
 async def list_metadata(session: AsyncSession, tickers: Iterable[str] | None = None) -> Sequence[Metadata]:
     """Return what is known of some tickers (None: of all), by ticker."""
-    query = sa.select(Metadata).where(*bars.among(Metadata.ticker, tickers)).order_by(Metadata.ticker)
+    query = sa.select(Metadata).where(*bars.among(session, Metadata.ticker, tickers)).order_by(Metadata.ticker)
     return (await session.scalars(query, execution_options={"populate_existing": True})).all()
 
 

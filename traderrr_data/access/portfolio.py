@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import decimal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -14,8 +15,8 @@ from traderrr_data import bulk
 from traderrr_data.access import market_data
 from traderrr_data.access.bars import deleted
 from traderrr_data.bulk import UpsertResult
-from traderrr_data.models import PortfolioPosition
-from traderrr_data.models.types import Money, Ratio
+from traderrr_data.models import DailyData, PortfolioPosition
+from traderrr_data.models.types import EXACT, Money, Ratio
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ async def valuation(session: AsyncSession, *, series: str = "") -> Valuation:
     tickers = [position.ticker for position in positions]
     closes = await market_data.latest_daily(session, tickers, series=series)
     currencies = {about.ticker: about.currency for about in await market_data.list_metadata(session, tickers)}
+    with decimal.localcontext(EXACT):
+        return _valued(positions, closes, currencies)
+
+
+def _valued(
+    positions: Sequence[PortfolioPosition], closes: Mapping[str, DailyData], currencies: Mapping[str, str | None]
+) -> Valuation:
     exact: dict[str | None, Decimal] = {}
     for position in positions:
         if (bar := closes.get(position.ticker)) is not None:
@@ -115,5 +123,5 @@ async def valuation(session: AsyncSession, *, series: str = "") -> Valuation:
     return Valuation(
         positions=tuple(value(position) for position in positions if position.ticker in closes),
         totals={currency: Money().rounded(total) for currency, total in exact.items()},
-        unpriced=tuple(ticker for ticker in tickers if ticker not in closes),
+        unpriced=tuple(position.ticker for position in positions if position.ticker not in closes),
     )

@@ -18,6 +18,7 @@ from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import DailyData, IntradayData, SignalHistory, SystemEvent
 
 _ROWS_A_STATEMENT = 1000
+_LONGEST = 100_000  # days
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Retention:
         """Refuse what would delete the future.
 
         Raises:
-            ConfigurationError: a number of days is negative.
+            ConfigurationError: a number of days is negative or absurd.
         """
         for name, days in vars(self).items():
-            if days is not None and days < 0:
-                raise ConfigurationError(f"{name} is a number of days, not {days}")
+            if days is not None and not 0 <= days <= _LONGEST:
+                raise ConfigurationError(f"{name} is 0 to {_LONGEST} days, or None for ever, not {days}")
 
 
 async def add_event(
@@ -134,27 +135,29 @@ async def purge(
 
     removed: dict[str, int] = {}
     if policy.daily_days is not None:
-        limit = DailyData.date < cutoff(policy.daily_days).date()
-        removed["daily_data"] = await _delete_by_line(session, DailyData, ("ticker", "series"), limit)
+        oldest, line = cutoff(policy.daily_days).date(), ("ticker", "series")
+        removed["daily_data"] = await _delete_by_line(session, DailyData, line, DailyData.date, oldest)
     if policy.intraday_days is not None:
-        old = IntradayData.datetime < cutoff(policy.intraday_days)
-        line = ("ticker", "series", "timeframe")
-        removed["intraday_data"] = await _delete_by_line(session, IntradayData, line, old)
+        first, parts = cutoff(policy.intraday_days), ("ticker", "series", "timeframe")
+        removed["intraday_data"] = await _delete_by_line(session, IntradayData, parts, IntradayData.datetime, first)
     if policy.signal_days is not None:
-        limit = SignalHistory.date < cutoff(policy.signal_days).date()
-        removed["signal_history"] = await _delete_by_id(session, SignalHistory, limit)
+        old = SignalHistory.date < cutoff(policy.signal_days).date()
+        removed["signal_history"] = await _delete_by_id(session, SignalHistory, old)
     if policy.event_days is not None:
         removed["system_events"] = await delete_events(session, before=cutoff(policy.event_days))
     return removed
 
 
-async def _delete_by_line(session: AsyncSession, model: Any, line: tuple[str, ...], old: sa.ColumnElement[bool]) -> int:
-    """Delete bars line by line: each is one range of the primary key."""
+async def _delete_by_line(session: AsyncSession, model: Any, line: tuple[str, ...], time: Any, cutoff: dt.date) -> int:
+    """Delete bars line by line from the oldest on: each statement is one short range of the primary key."""
     columns = [model.__table__.c[name] for name in line]
     removed = 0
     for key in (await session.execute(sa.select(*columns).distinct())).all():
         same = [column == value for column, value in zip(columns, key, strict=True)]
-        removed += await deleted(session, sa.delete(model).where(*same, old))
+        later = sa.select(time).where(*same, time < cutoff).order_by(time).offset(_ROWS_A_STATEMENT).limit(1)
+        while (bound := await session.scalar(later)) is not None:
+            removed += await deleted(session, sa.delete(model).where(*same, time < bound))
+        removed += await deleted(session, sa.delete(model).where(*same, time < cutoff))
     return removed
 
 

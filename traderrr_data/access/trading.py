@@ -7,6 +7,7 @@ the column's decimals, so that every database gives the same. No function commit
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +22,7 @@ from traderrr_data.access.window import last_days, window
 from traderrr_data.bulk import OnInvalid, Rows, UpsertResult
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import PortfolioPerformance, SignalHistory
-from traderrr_data.models.types import ExactDecimal, Ratio
+from traderrr_data.models.types import EXACT, ExactDecimal, Ratio
 
 _DEDUPE = ("dedupe_key",)
 _METRICS = ("portfolio_value", "daily_return", "volatility", "sharpe_ratio", "max_drawdown")
@@ -202,9 +203,9 @@ async def signal_stats(session: AsyncSession, ticker: str | None = None) -> Sign
     for signal_type, confidence, number in await session.execute(groups):
         by_type[signal_type] = by_type.get(signal_type, 0) + number
         if confidence is not None:
-            total += confidence * number
+            total = EXACT.add(total, EXACT.multiply(confidence, number))
             known += number
-    average = Ratio().rounded(total / known) if known else None
+    average = Ratio().rounded(EXACT.divide(total, known)) if known else None
     return SignalStats(count, tickers, dict(sorted(by_type.items())), average, first, last)
 
 
@@ -294,7 +295,7 @@ async def performance_summary(
     values = _known(rows, "portfolio_value")
     spreads = {metric: _spread(rows, metric) for metric in _METRICS}
     opening, current = (values[0], values[-1]) if values else (None, None)
-    grew = None if opening is None or current is None or not opening else (current - opening) / opening
+    grew = EXACT.divide(EXACT.subtract(current, opening), opening) if opening and current is not None else None
     return PerformanceSummary(
         count=len(rows),
         first=rows[0].date if rows else None,
@@ -350,4 +351,5 @@ def _spread(rows: Iterable[PortfolioPerformance], metric: str) -> Spread:
         return Spread(None, None, None)
     column_type = PortfolioPerformance.__table__.c[metric].type
     assert isinstance(column_type, ExactDecimal)  # noqa: S101 - every metric is one
-    return Spread(min(values), max(values), column_type.rounded(sum(values, Decimal(0)) / len(values)))
+    with decimal.localcontext(EXACT):
+        return Spread(min(values), max(values), column_type.rounded(sum(values, Decimal(0)) / len(values)))

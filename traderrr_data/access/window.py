@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
+from traderrr_data.errors import InvalidRowError
 from traderrr_data.models.types import CheckedType
 
 
@@ -16,11 +17,22 @@ def window(column: InstrumentedAttribute[Any], start: Any, end: Any) -> list[sa.
     return [*([column >= start] if start is not None else []), *([column < end] if end is not None else [])]
 
 
-def contains(column: InstrumentedAttribute[Any], start: Any, end: Any, value: Any) -> bool:
-    """Tell whether a checked value is inside the window; the bounds are read as the column would read them."""
+def bounds(column: InstrumentedAttribute[Any], start: Any, end: Any) -> tuple[Any, Any]:
+    """Return the bounds as the column would read them; InvalidRowError names the one that it cannot read."""
     kind = column.type
     assert isinstance(kind, CheckedType)  # noqa: S101 - every column of time is one
-    return (start is None or kind.coerce(start) <= value) and (end is None or value < kind.coerce(end))
+    read = []
+    for name, bound in (("start", start), ("end", end)):
+        try:
+            read.append(None if bound is None else kind.coerce(bound))
+        except ValueError as error:
+            raise InvalidRowError(f"{name}: {error}", column=column.key) from error
+    return read[0], read[1]
+
+
+def contains(start: Any, end: Any, value: Any) -> bool:
+    """Tell whether ``start <= value < end``; None leaves a side open."""
+    return (start is None or start <= value) and (end is None or value < end)
 
 
 def last_days(days: int, today: dt.date | None) -> dt.date:

@@ -9,23 +9,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from traderrr_data.bulk.rows import PRICES
+from traderrr_data.bulk.rows import NO_BAR, PRICES
+from traderrr_data.errors import InvalidRowError
 from traderrr_data.models import Base
 from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
 
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the index of a filtered frame
 
 
-def rows_of_frame(frame: Any) -> Iterator[dict[str, Any] | None]:
-    """Yield a frame's rows by column name: NaN is None there, and a row without any price, which is no bar, is None."""
-    streams = hasattr(frame, "__arrow_c_stream__")
-    batches = pa.RecordBatchReader.from_stream(frame) if streams else [pa.record_batch(frame)]
-    for batch in batches:
+def rows_of_frame(frame: Any) -> Iterator[object]:
+    """Yield a frame's rows by column name, NaN as None; NO_BAR for a row without any price, which is no bar."""
+    try:
+        streams = hasattr(frame, "__arrow_c_stream__")
+        reader = pa.RecordBatchReader.from_stream(frame) if streams else [pa.record_batch(frame)]
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidRowError(f"the frame has a column that Arrow cannot hold: {error}") from error
+    for batch in reader:
         names = [name for name in batch.schema.names if not _UNNAMED_INDEX.fullmatch(name)]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidRowError("the frame has more than one column of this name", column=name)
         has_prices = all(name in names for name in PRICES)
         for values in zip(*(_cells(batch.column(name)) for name in names), strict=True):
             row = dict(zip(names, values, strict=True))
-            yield None if has_prices and all(row[name] is None for name in PRICES) else row
+            yield NO_BAR if has_prices and all(row[name] is None for name in PRICES) else row
 
 
 def _cells(column: pa.Array) -> list[Any]:
@@ -46,7 +53,10 @@ def _cells(column: pa.Array) -> list[Any]:
             instant if same is not False else f"{instant} and a fraction finer than a microsecond"
             for instant, same in zip(coarse.to_pylist(), fine.to_pylist(), strict=True)
         ]
-    values: list[Any] = column.to_pylist()
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        values = column.cast(pa.string()).to_pylist()  # an instant beyond Python's years: judged cell by cell
     return values
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
 from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shape, check, outranks, shape_of
-from traderrr_data.errors import DuplicateRowError
+from traderrr_data.errors import ConfigurationError, DuplicateRowError
 from traderrr_data.models import Base
 
 OnConflict: TypeAlias = Literal["update", "ignore", "error"]
@@ -108,9 +108,16 @@ async def upsert(
         InvalidRowError: a row cannot be stored, and `on_invalid` is "raise".
         DuplicateRowError: a key is stored, and `on_conflict` does not allow it.
     """
+    _check_word("on_conflict", on_conflict, ("update", "ignore", "error", "repeat"))
     shape = shape_of(model, key)
     batch = await check_rows(
-        session, rows, shape, fixed=fixed, on_invalid=on_invalid, allow_inconsistent=allow_inconsistent
+        session,
+        rows,
+        shape,
+        fixed=fixed,
+        on_invalid=on_invalid,
+        allow_inconsistent=allow_inconsistent,
+        equal_repeats=on_conflict == "repeat",
     )
     connection = await _connection(session)
     async with connection.begin_nested():  # fails alone: the caller's transaction goes on
@@ -161,10 +168,13 @@ async def replace(
         gone = [row for row in present if shape.key_of(row) not in kept]
         if observer is not None and gone:
             await observer(connection, [Change(row, None) for row in gone])
+        deleted = 0
         for chunk in _chunks(gone):
-            await connection.execute(sa.delete(table).where(_have_keys_of(connection, shape, chunk)))
+            deleted += (
+                await connection.execute(sa.delete(table).where(_have_keys_of(connection, shape, chunk)))
+            ).rowcount
         counts = await _merge(connection, shape, whole, "replace", observer)
-    return ReplaceResult(**_account(counts, batch), deleted=len(gone))
+    return ReplaceResult(**_account(counts, batch), deleted=deleted)
 
 
 async def check_rows(
@@ -176,8 +186,10 @@ async def check_rows(
     on_invalid: OnInvalid,
     allow_inconsistent: bool,
     window: Callable[[Row], bool] | None = None,
+    equal_repeats: bool = False,
 ) -> Batch:
     """Check a batch against what the session's database can store, without holding up the event loop."""
+    _check_word("on_invalid", on_invalid, ("raise", "reject"))
 
     def work() -> Batch:
         return check(
@@ -188,10 +200,16 @@ async def check_rows(
             on_invalid=on_invalid,
             allow_inconsistent=allow_inconsistent,
             window=window,
+            equal_repeats=equal_repeats,
         )
 
     few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE
     return work() if few else await asyncio.to_thread(work)
+
+
+def _check_word(name: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise ConfigurationError(f"{name} is one of {', '.join(known)}, not {word!r}")
 
 
 async def _connection(session: AsyncSession) -> AsyncConnection:
@@ -214,10 +232,15 @@ def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:
     return [rows[at : at + _KEYS_A_STATEMENT] for at in range(0, len(rows), _KEYS_A_STATEMENT)]
 
 
+def _dialect(connection: AsyncConnection) -> dialects.Dialect:
+    return dialects.for_connection(connection.sync_connection or connection.sync_engine)
+
+
 def _have_keys_of(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
     table = shape.table
-    dialect = dialects.for_connection(connection.sync_connection or connection.sync_engine)
-    return dialect.match_keys([table.c[name] for name in shape.key], [tuple(row[n] for n in shape.key) for row in rows])
+    return _dialect(connection).match_keys(
+        [table.c[name] for name in shape.key], [tuple(row[n] for n in shape.key) for row in rows]
+    )
 
 
 async def _merge(
@@ -234,14 +257,19 @@ async def _merge(
 async def _merge_chunk(
     connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: str, observer: Observer | None
 ) -> _Plan:
-    dialect = dialects.for_connection(connection.sync_connection or connection.sync_engine)
-    while True:
-        stored = await _lock_stored(connection, shape, [row for row in rows if shape.key_of(row) is not None])
-        plan = _plan(shape, rows, stored, on_conflict)
-        new = plan.verdicts["inserted"]
-        if not new or await dialect.insert_new(connection, shape.table, _rectangular(new)):
-            break
-        # Another writer stored one of them since we looked: look again.
+    plan = _Plan()
+    keyed = [row for row in rows if shape.key_of(row) is not None]
+    if len(keyed) < len(rows):
+        additions = [row for row in rows if shape.key_of(row) is None]
+        await connection.execute(shape.table.insert(), _rectangular(additions))
+        plan.verdicts["inserted"] += additions
+    if not keyed:
+        return plan
+    inserted = await _dialect(connection).insert_absent(connection, shape.table, shape.key, _rectangular(keyed))
+    plan.verdicts["inserted"] += [row for row in keyed if shape.key_of(row) in inserted]
+    present = [row for row in keyed if shape.key_of(row) not in inserted]
+    if present:
+        _judge(plan, shape, present, await _lock_stored(connection, shape, present), on_conflict)
     if plan.changes:
         if observer is not None:
             await observer(connection, plan.changes)
@@ -252,8 +280,6 @@ async def _merge_chunk(
 async def _lock_stored(
     connection: AsyncConnection, shape: Shape, rows: Sequence[Row]
 ) -> dict[tuple[Any, ...] | None, Mapping[str, Any]]:
-    if not rows:
-        return {}
     table = shape.table
     query = sa.select(table).where(_have_keys_of(connection, shape, rows))
     query = query.order_by(*(table.c[name] for name in shape.key)).with_for_update()
@@ -261,20 +287,18 @@ async def _lock_stored(
     return {shape.key_of(row): row for row in found}
 
 
-def _plan(shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: str) -> _Plan:
-    plan = _Plan()
+def _judge(
+    plan: _Plan, shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: str
+) -> None:
     for row in rows:
-        old = stored.get(shape.key_of(row))
+        old = stored[shape.key_of(row)]
         verdict = _verdict(shape, row, old, on_conflict)
         plan.verdicts[verdict].append(row)
-        if verdict == "updated" and old is not None:
+        if verdict == "updated":
             plan.changes.append(Change(old, row))
-    return plan
 
 
-def _verdict(shape: Shape, row: Row, old: Mapping[str, Any] | None, on_conflict: str) -> Verdict:
-    if old is None:
-        return "inserted"
+def _verdict(shape: Shape, row: Row, old: Mapping[str, Any], on_conflict: str) -> Verdict:
     if on_conflict == "ignore":
         return "skipped"
     equal = all(old[name] == value for name, value in row.items())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import sqlalchemy as sa
 
@@ -19,6 +19,9 @@ PRICES = ("open", "high", "low", "close")
 
 Row: TypeAlias = dict[str, Any]
 OnInvalid: TypeAlias = Literal["raise", "reject"]
+
+NO_BAR: Final = object()
+"""Stands for a row of a frame that is no bar; not None, which somebody's list may hold by mistake."""
 
 
 @runtime_checkable
@@ -57,12 +60,16 @@ class Shape:
 
     def coerce(self, values: Mapping[str, Any]) -> Row:
         """Return values that hold for a whole call as they will be stored; InvalidRowError names the column."""
-        coerced: Row = {}
-        for name, value in values.items():
-            try:
-                coerced[name] = self.types[name].coerce(value)
-            except ValueError as error:
-                raise InvalidRowError(str(error), column=name) from error
+        return {name: self.coerce_cell(name, value) for name, value in values.items()}
+
+    def coerce_cell(self, name: str, value: object, *, exact_decimals: bool = True) -> Any:
+        """Return one value as it will be stored; InvalidRowError if it cannot be, or not by doubles."""
+        try:
+            coerced = self.types[name].coerce(value)
+            if not exact_decimals:
+                self.types[name].to_double_storage(coerced)
+        except ValueError as error:
+            raise InvalidRowError(str(error), column=name) from error
         return coerced
 
 
@@ -82,14 +89,12 @@ class Batch:
     """Checked rows in the order of their keys, and an account of every row that is not among them.
 
     Attributes:
-        given: how many rows the input had.
         rows: each with only the columns that it was given.
         dropped: rows of a frame without any price, which are no bars.
         duplicates: rows whose key came again in the batch.
         rejected: rows that cannot be stored.
     """
 
-    given: int = 0
     rows: list[Row] = field(default_factory=list)
     dropped: int = 0
     duplicates: int = 0
@@ -105,17 +110,20 @@ def check(
     on_invalid: OnInvalid,
     allow_inconsistent: bool = False,
     window: Callable[[Row], bool] | None = None,
+    equal_repeats: bool = False,
 ) -> Batch:
     """Return the checked batch.
 
     Args:
         rows: the caller's input.
         shape: what its rows must be.
-        fixed: values that hold for all rows; a row that says something else is invalid.
+        fixed: values for rows that do not say their own; a row that says something else than a value that is not
+            empty is invalid.
         exact_decimals: the database can store every decimal; otherwise one that a double cannot hold is invalid.
         on_invalid: raise at the first invalid row, or reject it and go on.
         allow_inconsistent: take bars whose prices are out of order.
         window: tells whether a checked row is where the caller allows rows; others are invalid.
+        equal_repeats: a key may come again only with an equal row; otherwise the last of the highest finality wins.
 
     Raises:
         InvalidRowError: a row is invalid and `on_invalid` is "raise"; or the input is no batch of rows at all.
@@ -123,8 +131,7 @@ def check(
     batch = Batch()
     checked: dict[tuple[Any, ...], Row] = {}
     for index, given in enumerate(_rows_of(rows)):
-        batch.given += 1
-        if given is None:
+        if given is NO_BAR:
             batch.dropped += 1
             continue
         try:
@@ -133,14 +140,16 @@ def check(
                 _check_order(row)
             if window is not None and not window(row):
                 raise InvalidRowError("is outside of the window that is replaced", column=shape.key[-1])
+            key = shape.key_of(row) or (index,)
+            earlier = checked.get(key)
+            if equal_repeats and earlier is not None and earlier != row:
+                raise InvalidRowError("another row of the batch has the same key", column=shape.key[-1])
         except InvalidRowError as error:
             rejection = Rejection(index, error.column, error.reason)
             if on_invalid == "raise":
                 raise InvalidRowError(rejection.reason, row=index, column=rejection.column) from error
             batch.rejected.append(rejection)
             continue
-        key = shape.key_of(row) or (index,)
-        earlier = checked.get(key)
         batch.duplicates += earlier is not None
         if earlier is None or not outranks(earlier, row):
             checked[key] = row
@@ -164,7 +173,7 @@ def _sortable(part: Any) -> tuple[str, Any]:
 
 
 def _rows_of(rows: Rows) -> Iterator[Any]:
-    """Yield each row as it was given, and None for a row of a frame that is no bar."""
+    """Yield each row as it was given, and NO_BAR for a row of a frame that is no bar."""
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
         from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
@@ -181,8 +190,7 @@ def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_dec
             values[name] = value
     row: Row = {}
     for name, value in values.items():
-        column_type = shape.types.get(name)
-        if column_type is None:
+        if name not in shape.types:
             known = "is set by the database" if name in _SET_BY_THE_DATABASE else "is no column of this table"
             raise InvalidRowError(known, column=str(name))
         if value is None:
@@ -190,12 +198,7 @@ def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_dec
                 raise InvalidRowError("must have a value", column=name)
             row[name] = None
             continue
-        try:
-            row[name] = column_type.coerce(value)
-            if not exact_decimals:
-                column_type.to_double_storage(row[name])
-        except ValueError as error:
-            raise InvalidRowError(str(error), column=name) from error
+        row[name] = shape.coerce_cell(name, value, exact_decimals=exact_decimals)
     for name in shape.required:
         if name not in row:
             raise InvalidRowError("is missing", column=name)

@@ -6,12 +6,12 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.errors import ConfigurationError, DuplicateRowError, TraderrrDataError
+from traderrr_data.errors import ConfigurationError, TraderrrDataError
 
 READ_ONLY = "traderrr_data_read_only"
 """The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
@@ -68,22 +68,15 @@ class EngineOptions:
         }
 
 
-Key = tuple[Any, ...]
+Key: TypeAlias = tuple[Any, ...]
+
+LOCK_TIMEOUT = 60.0
+"""Seconds that a migration waits for another one, or for readers of a table that it changes."""
 
 
 def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
     """Return the condition that a row has one of these keys."""
     return sa.tuple_(*columns).in_(keys)
-
-
-async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> bool:
-    """Insert rows whose keys are believed absent; return False, with nothing inserted, if one was there after all."""
-    try:
-        async with connection.begin_nested():
-            await connection.execute(table.insert(), rows)
-    except DuplicateRowError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,6 @@ class Dialect:
         name: what it is called in documentation and diagnostics.
         exact_decimals: every decimal of a column's precision can be stored; otherwise a double holds it.
         transactional_ddl: a failed migration leaves nothing behind.
-        max_parameters: of one statement.
         reader_options: execution options of an engine whose transactions only read, from one snapshot.
         engine_arguments: the arguments of ``create_engine`` for a URL.
         install: puts the hooks on one engine.
@@ -102,15 +94,15 @@ class Dialect:
         migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
         verify_migration: raises, inside a migration's transaction, if it broke what the database does not check itself.
         size: the bytes that the database takes.
-        ends_transaction: a driver's error after which the server has already rolled the whole transaction back.
+        ends_transaction: a driver's error after which the database may have rolled the whole transaction back.
         match_keys: the condition that a row has one of these keys.
-        insert_new: inserts rows whose keys are believed absent; False, with nothing inserted, if one was there.
+        insert_absent: inserts the rows, in the order of their keys, whose key is absent, and returns those keys; the
+            rows under the other keys are left as they are.
     """
 
     name: str
     exact_decimals: bool
     transactional_ddl: bool
-    max_parameters: int
     reader_options: Mapping[str, Any]
     engine_arguments: Callable[[sa.URL, EngineOptions], dict[str, Any]]
     install: Callable[[sa.Engine, EngineOptions], None]
@@ -118,6 +110,6 @@ class Dialect:
     migrating: Callable[[sa.Connection, float], contextlib.AbstractContextManager[None]]
     verify_migration: Callable[[sa.Connection], None]
     size: Callable[[sa.Connection], int]
-    ends_transaction: Callable[[BaseException], bool] = lambda _error: False
-    match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]] = match_keys
-    insert_new: Callable[[AsyncConnection, sa.Table, Sequence[dict[str, Any]]], Awaitable[bool]] = insert_new
+    ends_transaction: Callable[[BaseException], bool]
+    match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]
+    insert_absent: Callable[[AsyncConnection, sa.Table, tuple[str, ...], Sequence[dict[str, Any]]], Awaitable[set[Key]]]

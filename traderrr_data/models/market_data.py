@@ -89,7 +89,7 @@ class IntradayData(_Bar, Base):
     __table_args__ = (
         sa.PrimaryKeyConstraint("ticker", "series", "timeframe", "datetime"),
         *_bar_checks(),
-        *storage_checks(numbers=(*_PRICES, "volume"), dates=("datetime",)),
+        *storage_checks(numbers=(*_PRICES, "volume"), instants=("datetime",)),
         table_options(clustered_by_key=True),
     )
 
@@ -107,7 +107,7 @@ class Metadata(TimestampMixin, Base):
     __table_args__ = (
         sa.UniqueConstraint("ticker"),
         sa.CheckConstraint("ticker <> ''", name="ticker_is_not_empty"),
-        *storage_checks(numbers=("market_cap",), dates=("last_updated",)),
+        *storage_checks(numbers=("market_cap",), instants=("last_updated",)),
         table_options(),
     )
 

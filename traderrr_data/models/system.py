@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from traderrr_data.models.base import Base, TimestampMixin
-from traderrr_data.models.types import BigId, ByteText, LongText, table_options
+from traderrr_data.models.types import BigId, ByteText, DedupeKey, LongText, table_options
 
 
 class SystemEvent(TimestampMixin, Base):
@@ -21,7 +21,7 @@ class SystemEvent(TimestampMixin, Base):
     details: Mapped[str | None] = mapped_column(LongText, sort_order=3)
     severity: Mapped[str] = mapped_column(ByteText(32), sort_order=4)
     """INFO, WARNING or ERROR."""
-    dedupe_key: Mapped[str | None] = mapped_column(ByteText(255), sort_order=103)
+    dedupe_key: Mapped[str | None] = mapped_column(DedupeKey, sort_order=103)
     """The caller's own key of this addition; a second one with the same key stores nothing."""
 
 

@@ -12,6 +12,7 @@ from traderrr_data.models.base import Base, TimestampMixin
 from traderrr_data.models.types import (
     BigId,
     ByteText,
+    DedupeKey,
     LongText,
     Money,
     Price,
@@ -48,7 +49,7 @@ class SignalHistory(TimestampMixin, Base):
     stop_loss: Mapped[Decimal | None] = mapped_column(Price, sort_order=8)
     regime: Mapped[str | None] = mapped_column(ByteText(32), sort_order=9)
     reasons: Mapped[str | None] = mapped_column(LongText, sort_order=10)
-    dedupe_key: Mapped[str | None] = mapped_column(ByteText(255), sort_order=103)
+    dedupe_key: Mapped[str | None] = mapped_column(DedupeKey, sort_order=103)
     """The caller's own key of this addition; a second one with the same key stores nothing."""
 
 
@@ -75,5 +76,5 @@ class PortfolioPerformance(TimestampMixin, Base):
     volatility: Mapped[Decimal | None] = mapped_column(Ratio, sort_order=4)
     sharpe_ratio: Mapped[Decimal | None] = mapped_column(Ratio, sort_order=5)
     max_drawdown: Mapped[Decimal | None] = mapped_column(Ratio, sort_order=6)
-    dedupe_key: Mapped[str | None] = mapped_column(ByteText(255), sort_order=103)
+    dedupe_key: Mapped[str | None] = mapped_column(DedupeKey, sort_order=103)
     """The caller's own key of this addition; a second one with the same key stores nothing."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import logging
+import math
 import operator
 import re
 from decimal import Decimal
@@ -22,6 +24,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from traderrr_data.errors import InvalidRowError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _FIRST_DAY = dt.date(1000, 1, 1)  # the earliest that MySQL's DATE and DATETIME are specified for
@@ -29,11 +33,13 @@ _WHOLE_NUMBERS_OF_A_DOUBLE = 2**53
 _LONGEST_TEXT = 2**24 - 1  # bytes of a MEDIUMTEXT
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?(Z|[+-]\d\d(:?\d\d){0,2})?)?", re.ASCII)
 _MIDNIGHT = re.compile(r"(?:[ T]00:00(?::00(?:\.0+)?)?)?", re.ASCII)
 _TIMEFRAME = re.compile(r"0*([1-9]\d*)(s|m|h|d|w|mo)", re.ASCII)
 _FORBIDDEN_IN_TEXT = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-_ARITHMETIC = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
+EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)
+"""For computing with stored decimals: wide enough for their products and sums, whatever context the caller has set."""
 
 
 class _PlainStorage(sa.types.UserDefinedType[Any]):
@@ -126,10 +132,8 @@ class ExactDecimal(CheckedType[Decimal]):
         if isinstance(value, int):
             return self._exact(Decimal(value))
         if isinstance(value, str):
-            if not _NUMBER.fullmatch(value):
-                raise ValueError(f"{_shown(value)} is not a number")
-            return self._exact(Decimal(value))
-        if isinstance(value, float) or getattr(getattr(value, "dtype", None), "kind", "") == "f":
+            return self._exact(_decimal_of_text(value))
+        if isinstance(value, float) or _is_numpy_scalar(value, "f"):
             return self._measured(Decimal(str(value)))  # str() of a float of any width is its shortest decimal form
         if isinstance(value, Decimal):
             return self._exact(Decimal(value))
@@ -146,30 +150,34 @@ class ExactDecimal(CheckedType[Decimal]):
 
     def _exact(self, value: Decimal) -> Decimal:
         self._within_limits(value)
-        rounded = _ARITHMETIC.quantize(value, self.quantum)
+        rounded = EXACT.quantize(value, self.quantum)
         if rounded != value:
             raise ValueError(f"{_shown(value)} has more than {self.scale} decimals")
         return rounded or self.zero
 
     def _measured(self, value: Decimal) -> Decimal:
         self._within_limits(value)
-        rounded = _ARITHMETIC.quantize(value, self.quantum)
+        rounded = EXACT.quantize(value, self.quantum)
         if abs(rounded) >= self.limit:
             raise ValueError(f"{_shown(value)} has more than {self.precision - self.scale} digits before the point")
-        if self.keeps_measurements and abs(rounded - value) * 1_000_000 > abs(value):
+        change = EXACT.abs(EXACT.subtract(rounded, value))
+        if self.keeps_measurements and EXACT.multiply(change, 1_000_000) > abs(value):
             raise ValueError(f"{_shown(value)} would change by more than a millionth in {self.scale} decimals")
         return rounded or self.zero
 
     def rounded(self, value: Decimal) -> Decimal:
         """Return a computed value rounded half-even to the column's decimals."""
-        return _ARITHMETIC.quantize(value, self.quantum) or self.zero
+        return EXACT.quantize(value, self.quantum) or self.zero
 
-    def from_double_storage(self, value: float) -> Decimal:
-        """Return the decimal that a plain number on SQLite stands for (legacy float noise included)."""
-        try:
-            return _ARITHMETIC.quantize(Decimal(repr(value)), self.quantum) or self.zero
-        except (decimal.InvalidOperation, TypeError):
-            raise InvalidRowError(f"the stored value {value!r} is not a finite number") from None
+    def from_double_storage(self, value: float) -> Decimal | None:
+        """Return the decimal that a plain number on SQLite stands for (legacy float noise included).
+
+        An infinity, which the legacy application has stored, is no number: None, with a warning in the log.
+        """
+        if not math.isfinite(value):
+            logger.warning("a stored %s is not a number and was read as None", value)
+            return None
+        return EXACT.quantize(Decimal(repr(value)), self.quantum) or self.zero
 
     def to_double_storage(self, value: Decimal) -> float | int:
         whole = value == value.to_integral_value()
@@ -243,10 +251,7 @@ class UtcDateTime(CheckedType[dt.datetime]):
 
     def coerce(self, value: object) -> dt.datetime:
         if isinstance(value, str):
-            try:
-                value = dt.datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueError(f"{_shown(value)} is not an instant (ISO 8601 with an offset)") from None
+            value = _instant_of_text(value)
         if not isinstance(value, dt.datetime) or value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
             raise ValueError(f"{_shown(value)} is not an instant")
         value = _pure_datetime(value)
@@ -271,7 +276,10 @@ class UtcDateTime(CheckedType[dt.datetime]):
         if value is None:
             return None
         if isinstance(value, str):
-            value = dt.datetime.fromisoformat(value)
+            try:
+                value = dt.datetime.fromisoformat(value)
+            except ValueError:
+                raise InvalidRowError(f"the stored {_shown(value)} is not an instant") from None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)  # type: ignore[no-any-return]
 
 
@@ -310,7 +318,10 @@ class SessionDate(CheckedType[dt.date]):
         return date.isoformat() if date is not None and dialect.name == "sqlite" else date
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> dt.date | None:
-        return _date_of_text(value) if isinstance(value, str) else value
+        try:
+            return _date_of_text(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise InvalidRowError(f"a stored date cannot be read: {error}") from None
 
 
 class ByteText(CheckedType[str]):
@@ -368,13 +379,10 @@ class LongText(CheckedType[str]):
         return text
 
 
-class Ticker(ByteText):
-    """An opaque symbol, stored as given and compared by its bytes: `BACpL` is not `BACPL`."""
+class Key(ByteText):
+    """Text that identifies a row: not empty, without control characters or blanks around it (MySQL ignores some)."""
 
     cache_ok = True
-
-    def __init__(self, length: int = 64) -> None:
-        super().__init__(length)
 
     def coerce(self, value: object) -> str:
         text = super().coerce(value)
@@ -385,6 +393,24 @@ class Ticker(ByteText):
         if _CONTROL.search(text):
             raise ValueError(f"{_shown(text)} has control characters")
         return text
+
+
+class Ticker(Key):
+    """An opaque symbol, stored as given and compared by its bytes: `BACpL` is not `BACPL`."""
+
+    cache_ok = True
+
+    def __init__(self, length: int = 64) -> None:
+        super().__init__(length)
+
+
+class DedupeKey(Key):
+    """The caller's own name for an addition, by which a repetition is known."""
+
+    cache_ok = True
+
+    def __init__(self, length: int = 255) -> None:
+        super().__init__(length)
 
 
 class SeriesName(ByteText):
@@ -454,7 +480,7 @@ class Flag(CheckedType[bool]):
     def coerce(self, value: object) -> bool:
         if isinstance(value, bool):
             return value
-        if getattr(getattr(value, "dtype", None), "kind", "") == "b":
+        if _is_numpy_scalar(value, "b"):
             return bool(value)
         raise ValueError(f"{_shown(value)} is neither true nor false")
 
@@ -491,12 +517,18 @@ def table_options(*, clustered_by_key: bool = False) -> dict[str, Any]:
     return named | ({"sqlite_with_rowid": False} if clustered_by_key else {"sqlite_autoincrement": True})
 
 
-def storage_checks(*, numbers: tuple[str, ...] = (), dates: tuple[str, ...] = ()) -> list[sa.CheckConstraint]:
-    """Return CHECKs against what only SQLite would take: text or BLOBs in a number, anything else in a date."""
+def storage_checks(
+    *, numbers: tuple[str, ...] = (), dates: tuple[str, ...] = (), instants: tuple[str, ...] = ()
+) -> list[sa.CheckConstraint]:
+    """Return CHECKs against what only SQLite would take: text or BLOBs in a number, anything else in a date.
+
+    A date with a time would be another key of the same day, so that it is refused, too.
+    """
     # Numbers sort before all text there, so `x < ''` costs a tenth of what typeof() does.
-    day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
+    day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
     checks = [sa.CheckConstraint(f"{name} < ''", name=f"{name}_is_a_number") for name in numbers]
     checks += [sa.CheckConstraint(f"{name} GLOB '{day}'", name=f"{name}_is_a_date") for name in dates]
+    checks += [sa.CheckConstraint(f"{name} GLOB '{day}*'", name=f"{name}_is_an_instant") for name in instants]
     return [check.ddl_if(dialect="sqlite") for check in checks]
 
 
@@ -506,6 +538,28 @@ def _pure_datetime(value: dt.datetime) -> dt.datetime:
         raise ValueError(f"{value.isoformat(sep=' ')} is finer than a microsecond")
     convert = getattr(value, "to_pydatetime", None)
     return value if convert is None else convert()
+
+
+def _decimal_of_text(text: str) -> Decimal:
+    try:
+        if _NUMBER.fullmatch(text):
+            return Decimal(text)
+    except decimal.InvalidOperation:  # an exponent beyond all bounds
+        pass
+    raise ValueError(f"{_shown(text)} is not a number")
+
+
+def _is_numpy_scalar(value: object, kind: str) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") == kind and getattr(value, "ndim", 1) == 0
+
+
+def _instant_of_text(text: str) -> dt.datetime:
+    try:
+        if _INSTANT.fullmatch(text):
+            return dt.datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{_shown(text)} is not an instant (ISO 8601 with an offset, microseconds at the finest)")
 
 
 def _date_of_text(text: str) -> dt.date:

@@ -25,7 +25,7 @@ from traderrr_data.errors import (
 # NO_AUTO_VALUE_ON_ZERO: an id of 0 is stored as 0. The rest turns silent changes into errors.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 _SQL_MODE += ",NO_AUTO_VALUE_ON_ZERO"
-_MIGRATION_LOCK = "concat('traderrr_data.', left(md5(database()), 40))"
+_MIGRATION_LOCK = "concat('traderrr_data.', md5(database()))"  # a lock's name has 64 characters at most
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _ERRORS: dict[type[TraderrrDataError], tuple[int, ...]] = {
@@ -57,6 +57,8 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
         "charset": "utf8mb4",
         "connect_timeout": options.connect_timeout,
     }
+    if url.get_driver_name() == "aiomysql":
+        arguments["async_creator_fn"] = _connect
     if url.password is not None:
         # The driver encodes passwords as latin-1, the servers expect UTF-8.
         arguments["password"] = url.password.encode().decode("latin-1")
@@ -67,7 +69,7 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 
 
-def install(engine: sa.Engine, _options: EngineOptions) -> None:
+def install(engine: sa.Engine, options: EngineOptions) -> None:
     """Put the hooks on one engine."""
     event.listen(engine, "begin", _begin)
 
@@ -80,20 +82,27 @@ def install(engine: sa.Engine, _options: EngineOptions) -> None:
         if driver is None or error is None or isinstance(error, Exception):
             return
         with contextlib.suppress(RuntimeError):
-            task = asyncio.get_running_loop().create_task(_kill_query(engine, driver.thread_id()))
+            task = asyncio.get_running_loop().create_task(_kill_query(engine, options, driver.thread_id()))
             _cleanups.add(task)
             task.add_done_callback(_cleanups.discard)
 
 
-async def _kill_query(engine: sa.Engine, thread_id: int) -> None:
-    """Kill over a connection of its own: the pool may have none free."""
-    import aiomysql  # noqa: PLC0415 - the driver is there, since one of its connections was cancelled
+async def _connect(*, connect_timeout: float, **arguments: Any) -> Any:
+    """Connect in time: the driver's own time-out ends when the server has taken the call, before it has answered."""
+    import aiomysql  # noqa: PLC0415 - loaded only where it is the driver
 
+    async with asyncio.timeout(connect_timeout):
+        return await aiomysql.connect(connect_timeout=connect_timeout, **arguments)
+
+
+async def _kill_query(engine: sa.Engine, options: EngineOptions, thread_id: int) -> None:
+    """Kill over a connection of its own: the pool may have none free."""
     _, arguments = engine.dialect.create_connect_args(engine.url)
-    password = {"password": engine.url.password.encode().decode("latin-1")} if engine.url.password else {}
-    arguments = {k: v for k, v in arguments.items() if k != "client_flag"} | password
+    arguments = {k: v for k, v in arguments.items() if k != "client_flag"}
+    arguments |= engine_arguments(engine.url, options)["connect_args"]
+    connect = arguments.pop("async_creator_fn", _connect)
     with contextlib.suppress(Exception):  # the statement has ended, or the server is gone: nothing is left to stop
-        connection = await aiomysql.connect(**arguments)
+        connection = await connect(**arguments)
         try:
             async with connection.cursor() as cursor:
                 await cursor.execute(f"KILL QUERY {thread_id:d}")
@@ -123,17 +132,23 @@ def ends_transaction(error: BaseException) -> bool:
 def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
     """Hold a named lock of this database, and let DDL give up behind a reader that does not go away."""
     seconds = max(1, round(lock_timeout))
+    # The time-out of statements is meant for queries, not for building an index; only MariaDB has one for DDL.
+    (*patience, _) = connection.exec_driver_sql("SELECT /*M!100101 @@max_statement_time, */ 0").one()
+    connection.exec_driver_sql(
+        f"SET SESSION lock_wait_timeout = {seconds} /*M!100101 , SESSION max_statement_time = 0 */"
+    )
     if not connection.exec_driver_sql(f"SELECT GET_LOCK({_MIGRATION_LOCK}, {seconds})").scalar_one():
         connection.rollback()
         raise TransactionConflictError(f"another process held the migration lock for {seconds} s")
-    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {seconds}")
     connection.commit()  # an open transaction would swallow Alembic's
     try:
         yield
     finally:
         connection.rollback()
-        connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
         connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_MIGRATION_LOCK})")
+        connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
+        for limit in patience:
+            connection.exec_driver_sql(f"SET SESSION max_statement_time = {limit}")
         connection.commit()
 
 

@@ -9,20 +9,35 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from traderrr_data.dialects.base import match_keys
 
-async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> bool:
-    """Insert rows whose keys are believed absent; return False, with nothing inserted, if one was there after all.
+_LOOKS = 5
+
+
+async def insert_absent(
+    connection: AsyncConnection, table: sa.Table, key: tuple[str, ...], rows: Sequence[dict[str, Any]]
+) -> set[tuple[Any, ...]]:
+    """Insert the rows whose key is absent, and lock those that are there.
 
     A plain INSERT that meets another writer's row keeps a shared lock on it, and two writers that then want to change
     it deadlock (https://bugs.mysql.com/bug.php?id=35821). ON DUPLICATE KEY UPDATE takes the exclusive lock at once.
-    The variable counts the rows that were there; the assignment changes nothing.
+    That its update happened shows in the count of rows, 1 for a new one and 2 for a changed one; then the savepoint
+    undoes it all, the locks stay, and a second look finds what the first could not see.
     """
-    key = next(iter(table.primary_key.columns if "id" not in table.c else table.c)).name
-    count: sa.ColumnClause[Any] = sa.literal_column(f"IF((@repeated := @repeated + 1) IS NULL, {key}, {key})")
-    async with connection.begin_nested() as savepoint:
-        await connection.execute(sa.text("SET @repeated := 0"))
-        await connection.execute(insert(table).on_duplicate_key_update({key: count}), rows)
-        repeated = (await connection.execute(sa.text("SELECT @repeated"))).scalar_one()
-        if repeated:
+    columns = [table.c[name] for name in key]
+    for _ in range(_LOOKS):
+        keys = [tuple(row[name] for name in key) for row in rows]
+        query = sa.select(*columns).where(match_keys(columns, keys)).order_by(*columns).with_for_update()
+        present = {tuple(row) for row in await connection.execute(query)}
+        rows = [row for row, its_key in zip(rows, keys, strict=True) if its_key not in present]
+        if not rows:
+            return set()
+        async with connection.begin_nested() as savepoint:
+            touch = {"created_at": table.c.created_at + sa.text("INTERVAL 1 SECOND")}
+            tried = await connection.execute(insert(table).on_duplicate_key_update(touch), rows)
+            if tried.rowcount == len(rows):
+                return {tuple(row[name] for name in key) for row in rows}
             await savepoint.rollback()
-    return not repeated
+    # Not the key but another unique index is in the way: let the database say which.
+    await connection.execute(table.insert(), rows)
+    return {tuple(row[name] for name in key) for row in rows}

@@ -9,7 +9,6 @@ POSTGRESQL = Dialect(
     name="PostgreSQL",
     exact_decimals=True,
     transactional_ddl=True,
-    max_parameters=32_767,  # a signed 16-bit count in the wire protocol
     reader_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
     engine_arguments=facts.engine_arguments,
     install=facts.install,
@@ -17,5 +16,7 @@ POSTGRESQL = Dialect(
     migrating=facts.migrating,
     verify_migration=facts.verify_migration,
     size=facts.size,
+    ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,
+    insert_absent=rows.insert_absent,
 )

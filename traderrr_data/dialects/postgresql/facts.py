@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -77,14 +78,17 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
     return None if state is None else _ERRORS.get(state, _ERRORS.get(state[:2]))
 
 
+def ends_transaction(_error: BaseException) -> bool:
+    """Tell none: after any error the server refuses every statement but a rollback."""
+    return False
+
+
 @contextlib.contextmanager
 def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
     """Hold an advisory lock of this schema, and let DDL give up behind a reader that does not go away."""
-    schema = connection.exec_driver_sql("SHOW search_path").scalar_one()
     if connection.exec_driver_sql("SELECT current_schema()").scalar_one() is None:
-        # DB_SCHEMA names a schema that is not there yet; the setting quoted it.
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        connection.commit()
+        _create_schema(connection)
+    connection.exec_driver_sql("SET statement_timeout = 0")  # meant for queries, not for building an index
     deadline = time.monotonic() + lock_timeout
     while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar_one():
         connection.commit()
@@ -97,9 +101,18 @@ def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
         yield
     finally:
         connection.rollback()
-        connection.exec_driver_sql("SET lock_timeout = DEFAULT")
+        connection.exec_driver_sql("RESET lock_timeout")
+        connection.exec_driver_sql("RESET statement_timeout")
         connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
         connection.commit()
+
+
+def _create_schema(connection: sa.Connection) -> None:
+    path = connection.exec_driver_sql("SHOW search_path").scalar_one()
+    if not re.fullmatch(r'"[^"$]+"', path):  # the form that DB_SCHEMA is given in engine_arguments
+        raise ConfigurationError(f"no schema of the search_path {path} exists: name one with DB_SCHEMA")
+    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {path}")
+    connection.commit()
 
 
 def verify_migration(_connection: sa.Connection) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[Any, ...]]) -> sa.ColumnElement[bool]:
@@ -20,3 +21,27 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[An
     ]
     given = sa.func.unnest(*arrays).table_valued(*(f"key_{i}" for i in range(len(arrays)))).render_derived()
     return sa.tuple_(*columns).in_(sa.select(given))
+
+
+async def insert_absent(
+    connection: AsyncConnection, table: sa.Table, key: tuple[str, ...], rows: Sequence[dict[str, Any]]
+) -> set[tuple[Any, ...]]:
+    """Insert the rows whose key is absent, and lock those that are there, in one pass in the order of the keys.
+
+    Two passes would take locks out of that order and deadlock. DO NOTHING would not lock; an update WHERE false locks
+    and writes nothing, and only what was inserted is returned.
+    """
+    columns = [table.c[name] for name in key]
+    statement = insert(table)
+    untouched = {key[0]: statement.excluded[key[0]]}
+    statement = statement.on_conflict_do_update(index_elements=key, set_=untouched, where=sa.false())
+    if table.autoincrement_column is not None:
+        # Every row that is tried takes a number from the sequence.
+        stored = await connection.execute(
+            sa.select(*columns).where(match_keys(columns, [tuple(row[name] for name in key) for row in rows]))
+        )
+        present = {tuple(row) for row in stored}
+        rows = [row for row in rows if tuple(row[name] for name in key) not in present]
+    if not rows:
+        return set()
+    return {tuple(row) for row in await connection.execute(statement.returning(*columns), rows)}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from traderrr_data.dialects.base import READ_ONLY, Dialect
-from traderrr_data.dialects.sqlite import facts
+from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
+from traderrr_data.dialects.sqlite import facts, rows
 
 SQLITE = Dialect(
     name="SQLite",
     exact_decimals=False,
     transactional_ddl=True,
-    max_parameters=32_766,  # SQLITE_MAX_VARIABLE_NUMBER since 3.32
     reader_options={READ_ONLY: True},
     engine_arguments=facts.engine_arguments,
     install=facts.install,
@@ -17,4 +16,7 @@ SQLITE = Dialect(
     migrating=facts.migrating,
     verify_migration=facts.verify_migration,
     size=facts.size,
+    ends_transaction=facts.ends_transaction,
+    match_keys=match_keys,
+    insert_absent=rows.insert_absent,
 )

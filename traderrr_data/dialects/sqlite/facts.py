@@ -51,7 +51,8 @@ _cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be co
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``.
 
-    A database in memory lives in its one connection, so sessions take turns on it.
+    A database in memory lives in its one connection, so sessions take turns on it, and it is gone with that
+    connection, as when a task is cancelled during a statement.
     """
     pool = options.pool | {"pool_pre_ping": False, "pool_recycle": -1}
     if url.database in (None, "", ":memory:"):
@@ -150,19 +151,31 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
     return DuplicateRowError if code in _DUPLICATES else _ERRORS.get(code & 0xFF)
 
 
+def ends_transaction(error: BaseException) -> bool:
+    """Tell the errors after which SQLite may roll back by itself, and every later statement would commit alone.
+
+    https://www.sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
+    """
+    fatal = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT}
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in fatal
+
+
 @contextlib.contextmanager
-def migrating(connection: sa.Connection, _lock_timeout: float) -> Iterator[None]:
+def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
     """Migrate with foreign keys off; the lock is the transaction's own BEGIN IMMEDIATE.
 
     Alembic's batch mode drops and renames tables, and with foreign keys on that deletes the rows that refer to them.
     """
     dbapi_connection = connection.connection.dbapi_connection
     assert dbapi_connection is not None  # noqa: S101 - for the type checker: the connection is open
+    patience = _fetch(dbapi_connection, "PRAGMA busy_timeout")
+    _fetch(dbapi_connection, f"PRAGMA busy_timeout={lock_timeout * 1000:.0f}")
     _fetch(dbapi_connection, "PRAGMA foreign_keys=OFF")  # inside a transaction it would do nothing
     try:
         yield
     finally:
         _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
+        _fetch(dbapi_connection, f"PRAGMA busy_timeout={patience}")
 
 
 def verify_migration(connection: sa.Connection) -> None:

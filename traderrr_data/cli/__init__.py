@@ -1,0 +1,19 @@
+"""The command ``traderrr-data``."""
+
+from traderrr_data.cli import data, files, schema
+from traderrr_data.cli.app import add, main
+
+__all__ = ["main"]
+
+add(data.quickstart, "quickstart")
+add(files.ingest, "ingest prices/*.csv --ticker-from-name --price-basis all")
+add(data.show, "show AAPL --last 5")
+add(data.coverage, "coverage --ticker AAPL --ticker MSFT")
+add(files.export, "export --output bars.parquet --ticker AAPL --start 2024-01-01")
+add(data.info, "--json info")
+add(schema.upgrade, "upgrade")
+add(schema.downgrade, "downgrade base --yes")
+add(schema.current, "current")
+add(schema.history, "history")
+add(schema.check, "check")
+add(schema.sql, "sql > schema.sql")

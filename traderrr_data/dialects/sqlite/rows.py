@@ -1,0 +1,18 @@
+"""How SQLite moves many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+async def insert_absent(
+    connection: AsyncConnection, table: sa.Table, key: tuple[str, ...], rows: Sequence[dict[str, Any]]
+) -> set[tuple[Any, ...]]:
+    """Insert the rows whose key is absent; the file's write lock is held, so nobody else can."""
+    statement = insert(table).on_conflict_do_nothing(index_elements=key).returning(*(table.c[name] for name in key))
+    return {tuple(row) for row in await connection.execute(statement, rows)}

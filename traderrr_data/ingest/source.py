@@ -1,0 +1,208 @@
+"""Files of cells: CSV and Parquet, read in pieces that fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from traderrr_data.ingest.base import Block, Head, Misshapen, UnreadableFileError
+
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+_HEADER_ROWS = 3  # the most that any format has
+_CSV_BLOCK = 1 << 20  # bytes
+_PARQUET_CELLS = 100_000  # of one block
+
+
+def ending_of(path: Path) -> str | None:
+    """Return the ending that says how a file is packed, in lower case; None if it is none of `ENDINGS`."""
+    return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+
+
+def ticker_of_name(path: Path) -> str:
+    """Return a file's name without its ending, for files that are named after their ticker."""
+    return path.name[: -len(ending_of(path) or "") or None]
+
+
+def open_source(path: Path) -> Source:
+    """Open a file of bars.
+
+    Raises:
+        UnreadableFileError: it is not there, or is not what its ending says.
+    """
+    with unreadable_is_said(path):
+        match ending_of(path):
+            case ".parquet":
+                return ParquetSource(path)
+            case ".csv" | ".csv.gz":
+                return CsvSource(path)
+            case _:
+                raise UnreadableFileError(f"{path}: its name ends in none of {', '.join(ENDINGS)}")
+
+
+@contextlib.contextmanager
+def unreadable_is_said(path: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into one error that names the file."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise UnreadableFileError(f"{path} is not UTF-8 text") from None
+    except (csv.Error, EOFError, zlib.error, pa.ArrowException, OSError) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or "it ends too early").strip().rstrip(".")
+        raise UnreadableFileError(f"{path} cannot be read: {' '.join(reason.split())}") from error
+
+
+class Source(ABC):
+    """An open file of cells; to be used in a ``with`` block."""
+
+    path: Path
+    head: Head
+
+    @abstractmethod
+    def blocks(self, header_rows: int) -> Iterator[Block]:
+        """Yield the rows below the header, in order; UnreadableFileError where the file is damaged."""
+
+    @abstractmethod
+    def done(self) -> float:
+        """Return which part of the file has been read, from 0 to 1."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class CsvSource(Source):
+    """A CSV file in UTF-8, plain or packed by gzip. Its cells are text; one that is empty is None, ``""`` is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = path.stat().st_size
+        self._file = path.open("rb")
+        try:
+            rows, self._lines = self._read_head()
+        except BaseException:
+            self._file.close()
+            raise
+        if not rows:
+            self._file.close()
+            raise UnreadableFileError(f"{path} is empty")
+        self.head = Head(path, tuple(rows), is_text=True)
+
+    def _unpacked(self) -> IO[bytes]:
+        self._file.seek(0)
+        packed = ending_of(self.path) == ".csv.gz"
+        return gzip.GzipFile(fileobj=self._file, mode="rb") if packed else self._file  # type: ignore[return-value]
+
+    def _read_head(self) -> tuple[list[tuple[str, ...]], list[int]]:
+        """Return the first rows, and after how many lines of the file each of them ends."""
+        rows: list[tuple[str, ...]] = []
+        lines: list[int] = []
+        text = io.TextIOWrapper(self._unpacked(), encoding="utf-8-sig", newline="")
+        reader = csv.reader(text)
+        for row in reader:
+            if row:
+                rows.append(tuple(row))
+                lines.append(reader.line_num)
+            if len(rows) > _HEADER_ROWS:
+                break
+        text.detach()  # closing it would close the file
+        return rows, lines
+
+    def blocks(self, header_rows: int) -> Iterator[Block]:
+        """Yield about a mebibyte of text at a time."""
+        if len(self.head.rows) <= header_rows:
+            return
+        lines = self._lines[header_rows - 1]
+        width = len(self.head.rows[0])
+        names = [str(position) for position in range(width)]
+        bad: list[Misshapen] = []
+
+        def set_aside(row: Any) -> str:
+            reason = f"has {row.actual_columns} cells, not the header's {width}"
+            bad.append(Misshapen(row.number - lines, next(csv.reader([row.text])), reason))
+            return "skip"
+
+        with unreadable_is_said(self.path):
+            reader = pa_csv.open_csv(
+                self._unpacked(),
+                # One thread: only then does a bad row say its number.
+                read_options=pa_csv.ReadOptions(
+                    use_threads=False, skip_rows=lines, column_names=names, block_size=_CSV_BLOCK
+                ),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside),
+                convert_options=pa_csv.ConvertOptions(
+                    # Text, whatever it looks like: a number of more digits than a float has must stay what it is.
+                    column_types=dict.fromkeys(names, pa.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+            yield from _numbered(reader, bad)
+
+    def done(self) -> float:
+        """Return which part of the bytes has been read."""
+        return min(self._file.tell() / self._size, 1.0) if self._size else 1.0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _numbered(batches: Iterator[pa.RecordBatch], bad: list[Misshapen]) -> Iterator[Block]:
+    """Give rows their numbers; `bad` holds those that were left out, and grows while batches are read."""
+    numbers = itertools.count(1)
+    schema = pa.schema([])
+    for batch in batches:
+        schema = batch.schema
+        left_out = {row.number for row in bad}
+        taken = list(itertools.islice((number for number in numbers if number not in left_out), batch.num_rows))
+        last = taken[-1] if taken else 0
+        yield Block(batch, taken, [row for row in bad if row.number < last])
+        bad[:] = [row for row in bad if row.number > last]
+    if bad:
+        yield Block(pa.RecordBatch.from_pylist([], schema=schema), (), bad)
+
+
+class ParquetSource(Source):
+    """A Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = pq.ParquetFile(path, memory_map=False)
+        self._rows = self._file.metadata.num_rows
+        self._read = 0
+        self.head = Head(path, (tuple(self._file.schema_arrow.names),), is_text=False)
+
+    def blocks(self, header_rows: int) -> Iterator[Block]:
+        """Yield as many rows at a time as make a hundred thousand cells."""
+        size = max(1, _PARQUET_CELLS // max(1, len(self.head.rows[0])))
+        with unreadable_is_said(self.path):
+            for batch in self._file.iter_batches(batch_size=size):
+                first, self._read = self._read + 1, self._read + batch.num_rows
+                yield Block(batch, range(first, self._read + 1))
+
+    def done(self) -> float:
+        """Return which part of the rows has been read."""
+        return self._read / self._rows if self._rows else 1.0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
