@@ -15,11 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from typing import Final
 
 URL_VARIABLES: Final[Mapping[str, str]] = {"postgresql": "TEST_POSTGRESQL_URL", "mysql": "TEST_MYSQL_URL"}
 """For each kind of server the variable that may name a running one, by an admin URL."""
@@ -68,7 +66,7 @@ def _holds(folder: Path, *programs: str) -> bool:
 
 
 def find_psql() -> Path | None:
-    """Find PostgreSQL's client, the one beside the server's programs first (Debian's /usr/bin/psql is a slow wrapper)."""
+    """Find PostgreSQL's client, rather beside the server than on PATH, where Debian has a slow wrapper."""
     if folder := find_postgresql():
         return folder / "psql"
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"), key=lambda psql: _major_version(psql.parent))

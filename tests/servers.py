@@ -19,15 +19,13 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, TypeVar
+from typing import Final, TypeAlias, TypedDict, TypeVar
 
 from sqlalchemy import URL, make_url
 
 from tests import programs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Row: TypeAlias = tuple[str | None, ...]
 """One row as a database's own client shows it; None is NULL."""
@@ -40,8 +38,8 @@ _CRASH_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 15.0
 _CLIENT_SECONDS: Final = 120.0
 _PORT_ATTEMPTS: Final = 3
-_LOG_LINES: Final = 20
-# Below the ports that Linux gives to outgoing connections, so that none of these takes a server's port while it is down.
+_LOG_LINES: Final = 40
+# Below the ports that Linux gives to outgoing connections: none of these takes a server's port while it is down.
 _PORTS: Final = range(20_000, 32_000)
 # Control characters: no text of the tests holds these, while tabs and line ends are just what tests are about.
 _FIELD_END, _NULL = "\x1f", "\x1d"
@@ -234,7 +232,7 @@ class PostgresqlServer(Server):
 
     def run_sql(self, sql: str, database: str | None = None) -> list[Row]:
         """Run a script through psql."""
-        command = [
+        command: list[str | Path] = [
             _client(programs.find_psql(), "psql, PostgreSQL's client,"),
             *("--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password", "--set=ON_ERROR_STOP=1"),
             *("--record-separator-zero", f"--field-separator={_FIELD_END}", f"--pset=null={_NULL}"),
@@ -256,7 +254,7 @@ class MysqlServer(Server):
 
     def run_sql(self, sql: str, database: str | None = None) -> list[Row]:
         """Run a script through `mariadb` or `mysql`; binary values come back as 0x and hexadecimal digits."""
-        command = [
+        command: list[str | Path] = [
             _client(programs.find_mariadb_client(), "mariadb or mysql, the client of MariaDB and MySQL,"),
             # XML, since in the other formats NULL and the text 'NULL' are the same.
             *("--no-defaults", "--protocol=tcp", "--default-character-set=utf8mb4", "--xml", "--binary-as-hex"),
@@ -264,7 +262,8 @@ class MysqlServer(Server):
             database or self.url.database or "mysql",
         ]
         output = _run_client(command, sql, {"MYSQL_PWD": self.url.password or ""})
-        results = [ET.fromstring(result.strip()) for result in output.split(_XML_START) if result.strip()]
+        documents = [document for result in output.split(_XML_START) if (document := result.strip())]
+        results = [ET.fromstring(document) for document in documents]  # noqa: S314 - the client escapes what it prints
         return [tuple(map(_xml_value, row)) for result in results for row in result]
 
 
@@ -314,9 +313,7 @@ def postgresql() -> Iterator[PostgresqlServer]:
             yield server
 
 
-def _initialise_postgresql(
-    binaries: Path, directory: Path, password: str, account: pwd.struct_passwd | None
-) -> None:
+def _initialise_postgresql(binaries: Path, directory: Path, password: str, account: pwd.struct_passwd | None) -> None:
     data, password_file = directory / "data", directory / "password"
     data.mkdir(mode=0o700)
     password_file.touch(mode=0o600)
@@ -324,7 +321,7 @@ def _initialise_postgresql(
     if account:
         for path in (data, password_file):
             os.chown(path, account.pw_uid, account.pw_gid)
-    command = [
+    command: list[str | Path] = [
         *(binaries / "initdb", f"--pgdata={data}", "--username=postgres", f"--pwfile={password_file}"),
         *("--auth=password", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
         *_linguistic_collation(binaries),
@@ -460,8 +457,9 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def _temporary_directory(*, open_to_all: bool) -> Iterator[Path]:
     """Make a directory that is removed again; through one open to all the server's own account reaches its data."""
-    candidates = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
-    parent = next((path for path in candidates if _open_to_all(path)), candidates[0]) if open_to_all else candidates[0]
+    parent = Path(tempfile.gettempdir())
+    if open_to_all and not _open_to_all(parent):
+        parent = Path("/tmp")  # noqa: S108 - a directory of our own in it, under a name that nobody can know before
     # A child of a server that was killed may still be writing.
     with tempfile.TemporaryDirectory(prefix="traderrr-", dir=parent, ignore_cleanup_errors=True) as name:
         directory = Path(name)

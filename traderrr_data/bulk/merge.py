@@ -265,7 +265,7 @@ async def _merge_chunk(
         plan.verdicts["inserted"] += additions
     if not keyed:
         return plan
-    inserted = await _dialect(connection).insert_absent(connection, shape.table, shape.key, _rectangular(keyed))
+    inserted = await _insert_absent(connection, shape, keyed)
     plan.verdicts["inserted"] += [row for row in keyed if shape.key_of(row) in inserted]
     present = [row for row in keyed if shape.key_of(row) not in inserted]
     if present:
@@ -275,6 +275,19 @@ async def _merge_chunk(
             await observer(connection, plan.changes)
         await _update(connection, shape, plan.verdicts["updated"])
     return plan
+
+
+async def _insert_absent(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
+    table = shape.table
+    if table.autoincrement_column is not None:
+        # Every row that is tried takes a number, also if it is there already.
+        columns = [table.c[name] for name in shape.key]
+        stored = await connection.execute(sa.select(*columns).where(_have_keys_of(connection, shape, rows)))
+        present = {tuple(row) for row in stored}
+        rows = [row for row in rows if shape.key_of(row) not in present]
+    if not rows:
+        return set()
+    return await _dialect(connection).insert_absent(connection, table, shape.key, _rectangular(rows))
 
 
 async def _lock_stored(

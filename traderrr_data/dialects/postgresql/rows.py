@@ -15,6 +15,8 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[An
 
     The keys come as one array a column: a list of row values is planned as so many ORs, 25 times slower for 500 keys.
     """
+    if not keys:
+        return sa.false()
     arrays = [
         sa.cast(sa.literal(list(values), ARRAY(column.type)), ARRAY(column.type))
         for column, values in zip(columns, zip(*keys, strict=True), strict=True)
@@ -35,13 +37,4 @@ async def insert_absent(
     statement = insert(table)
     untouched = {key[0]: statement.excluded[key[0]]}
     statement = statement.on_conflict_do_update(index_elements=key, set_=untouched, where=sa.false())
-    if table.autoincrement_column is not None:
-        # Every row that is tried takes a number from the sequence.
-        stored = await connection.execute(
-            sa.select(*columns).where(match_keys(columns, [tuple(row[name] for name in key) for row in rows]))
-        )
-        present = {tuple(row) for row in stored}
-        rows = [row for row in rows if tuple(row[name] for name in key) not in present]
-    if not rows:
-        return set()
     return {tuple(row) for row in await connection.execute(statement.returning(*columns), rows)}

@@ -1,0 +1,139 @@
+"""The fixtures that every test may ask for; a test that asks for a database runs once on each wanted one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tests import programs, servers
+from tests.backends import Backend, MysqlBackend, PostgresqlBackend, SqliteBackend
+from traderrr_data import DatabaseManager
+
+_AnyServer = TypeVar("_AnyServer", bound=servers.Server)
+
+KIND_OF_SERVER: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+"""The wanted databases that need a server; mysql and mariadb are two names, and URL schemes, for the same one."""
+
+DATABASES: Final = ("sqlite", *KIND_OF_SERVER)
+DEFAULT_DATABASES: Final = ("sqlite", "postgresql", "mysql")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that chooses the databases."""
+    parser.addoption(
+        "--database",
+        action="append",
+        choices=DATABASES,
+        help=f"run the tests on this database; repeatable; without it on {', '.join(DEFAULT_DATABASES)}",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for a database, itself or through a fixture, on each wanted one."""
+    if "backend" in metafunc.fixturenames:
+        wanted = dict.fromkeys(metafunc.config.getoption("--database") or DEFAULT_DATABASES)
+        metafunc.parametrize("backend", list(wanted), indirect=True, scope="session")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail the run before its first test if a wanted database cannot be had."""
+    wanted = {item.callspec.params.get("backend") for item in session.items if hasattr(item, "callspec")}
+    if session.config.option.collectonly:
+        return
+    for kind in sorted({KIND_OF_SERVER[name] for name in wanted if name in KIND_OF_SERVER}):
+        try:
+            programs.provide(kind)
+        except programs.ProgramMissingError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[servers.PostgresqlServer]:
+    """The PostgreSQL server of this run, started when the first test needs it."""
+    yield from _running(servers.postgresql())
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[servers.MysqlServer]:
+    """The MySQL or MariaDB server of this run, started when the first test needs it."""
+    yield from _running(servers.mysql())
+
+
+def _running(server: contextlib.AbstractContextManager[_AnyServer]) -> Iterator[_AnyServer]:
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(server)
+        except servers.ServerError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """The database that the test runs on."""
+    name: str = request.param
+    if name == "sqlite":
+        yield SqliteBackend(tmp_path_factory.mktemp("sqlite"))
+        return
+    server = request.getfixturevalue(f"{KIND_OF_SERVER[name]}_server")
+    on_server = PostgresqlBackend(server) if name == "postgresql" else MysqlBackend(name, server)
+    with contextlib.closing(on_server):
+        yield on_server
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the settings of whoever runs the tests away: their variables, and a .env file where they stand."""
+    for name in list(os.environ):
+        if name.upper().startswith(("DATABASE_", "DB_")) or name.upper() == "SQL_ECHO":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def empty_url(backend: Backend) -> Iterator[str]:
+    """The URL of a new, empty database; SQLite's file does not exist yet."""
+    url = backend.create_database()
+    yield url
+    backend.drop_database(url)
+
+
+@pytest.fixture
+def database_url(backend: Backend) -> Iterator[str]:
+    """The URL of a database at head without rows. A test that changes tables starts from `empty_url` instead."""
+    with backend.migrated_database(_migrate) as url:
+        yield url
+
+
+def _migrate(url: str) -> None:
+    async def bring_to_head() -> None:
+        async with DatabaseManager(url) as db:
+            await db.init_db()
+
+    # In a thread of its own, since it would take the place of the event loop that this thread has for the test.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, bring_to_head()).result()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[DatabaseManager]:
+    """A manager of a database at head without rows; the test has to give every connection back."""
+    async with DatabaseManager(database_url) as manager:
+        yield manager
+        checked_out = getattr(manager.engine.pool, "checkedout", None)  # not every kind of pool counts
+        assert checked_out is None or checked_out() == 0, "the test left a connection checked out"
+
+
+@pytest.fixture
+async def session(db: DatabaseManager) -> AsyncIterator[AsyncSession]:
+    """A session on a database at head without rows; it commits after the test."""
+    async with db.session_context() as open_session:
+        yield open_session
