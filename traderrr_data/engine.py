@@ -21,7 +21,6 @@ from traderrr_data.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     InvalidRowError,
-    TraderrrDataError,
 )
 from traderrr_data.settings import Settings
 
@@ -131,7 +130,7 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
                 return CommitOutcomeUnknownError(f"the connection was lost during COMMIT: {error}")
             in_savepoint = connection.in_nested_transaction() and context.statement is not None
             connection.info[_FAILED] = connection.info.get(_FAILED, False) or not in_savepoint
-        return _translated(dialect, error, is_disconnect=context.is_disconnect)
+        return dialect.translate(error, is_disconnect=context.is_disconnect)
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -157,14 +156,7 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
             return sa_dialect.connect(*arguments, **options)  # type: ignore[no-any-return]
         except Exception as error:
             # Some drivers raise errors of their own here, which SQLAlchemy does not know as the driver's.
-            translated = _translated(dialect, error, is_disconnect=isinstance(error, OSError | TimeoutError))
+            translated = dialect.translate(error, is_disconnect=isinstance(error, OSError | TimeoutError))
             if translated is None:
                 raise
             raise translated from error
-
-
-def _translated(dialect: Dialect, error: BaseException, *, is_disconnect: bool) -> TraderrrDataError | None:
-    if isinstance(error, TraderrrDataError) or not isinstance(error, Exception):
-        return None
-    kind = dialect.classify_error(error) or (DatabaseUnavailableError if is_disconnect else None)
-    return None if kind is None else kind(str(error) or type(error).__name__)

@@ -234,7 +234,7 @@ async def _run(engine: AsyncEngine, action: Callable[[Config], None], lock_timeo
 @contextlib.asynccontextmanager
 async def _alone_in_this_process() -> AsyncIterator[None]:
     """Run Alembic once at a time, also in other tasks and threads: what it works on is a global (`alembic.context`)."""
-    while not _ALEMBIC.acquire(blocking=False):
+    while not _ALEMBIC.acquire(blocking=False):  # noqa: ASYNC110 - an event would belong to one loop
         await asyncio.sleep(_LOCK_POLL)
     try:
         yield

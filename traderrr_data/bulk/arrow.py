@@ -19,16 +19,8 @@ _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the ind
 
 def rows_of_frame(frame: Any) -> Iterator[object]:
     """Yield a frame's rows by column name, NaN as None; NO_BAR for a row without any price, which is no bar."""
-    try:
-        streams = hasattr(frame, "__arrow_c_stream__")
-        reader = pa.RecordBatchReader.from_stream(frame) if streams else [pa.record_batch(frame)]
-    except (pa.ArrowException, TypeError) as error:
-        raise InvalidRowError(f"the frame has a column that Arrow cannot hold: {error}") from error
-    for batch in reader:
-        names = [name for name in batch.schema.names if not _UNNAMED_INDEX.fullmatch(name)]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidRowError("the frame has more than one column of this name", column=name)
+    for batch in table_of_frame(frame).to_batches():
+        names = batch.schema.names
         has_prices = all(name in names for name in PRICES)
         for values in zip(*(_cells(batch.column(name)) for name in names), strict=True):
             row = dict(zip(names, values, strict=True))
@@ -60,13 +52,27 @@ def _cells(column: pa.Array) -> list[Any]:
     return values
 
 
+def table_of_frame(frame: Any) -> pa.Table:
+    """Return any frame as an Arrow table; InvalidRowError if Arrow cannot hold it."""
+    try:
+        table = pa.table(frame)
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidRowError(f"the frame has a column that Arrow cannot hold: {error}") from error
+    names = table.column_names
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRowError("the frame has more than one column of this name", column=name)
+    return table.select([name for name in names if not _UNNAMED_INDEX.fullmatch(name)])
+
+
 def schema_of(model: type[Base], names: Sequence[str], *, exact: bool) -> pa.Schema:
     """Return the Arrow schema of some columns of a table."""
     columns = model.__table__.c
-    return pa.schema([pa.field(n, _arrow_type(columns[n].type, exact=exact), columns[n].nullable) for n in names])
+    return pa.schema([pa.field(n, storage_of(columns[n].type, exact=exact), columns[n].nullable) for n in names])
 
 
-def _arrow_type(column_type: Any, *, exact: bool) -> pa.DataType:
+def storage_of(column_type: Any, *, exact: bool = True) -> pa.DataType:
+    """Return the Arrow type that holds a column's values."""
     if isinstance(column_type, ExactDecimal):
         return pa.decimal128(column_type.precision, column_type.scale) if exact else pa.float64()
     if isinstance(column_type, SessionDate):

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
-from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shape, check, outranks, shape_of
+from traderrr_data.bulk.rows import (
+    Batch,
+    OnInvalid,
+    Rejection,
+    Row,
+    Rows,
+    Shape,
+    check,
+    materialised,
+    outranks,
+    shape_of,
+)
+from traderrr_data.dialects.base import Merge
 from traderrr_data.errors import ConfigurationError, DuplicateRowError
 from traderrr_data.models import Base
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 OnConflict: TypeAlias = Literal["update", "ignore", "error"]
 
 _KEYS_A_STATEMENT = 500
+_COLUMNS_FROM = 1_000  # rows; fewer are not worth a staging table
 _CHECKED_INLINE = 256  # rows; more are checked in a thread, so that the event loop goes on
 
 
@@ -118,10 +135,14 @@ async def upsert(
         on_invalid=on_invalid,
         allow_inconsistent=allow_inconsistent,
         equal_repeats=on_conflict == "repeat",
+        as_columns=on_conflict in ("update", "ignore") and observer is None and _takes_columns(session),
     )
     connection = await _connection(session)
     async with connection.begin_nested():  # fails alone: the caller's transaction goes on
-        counts = await _merge(connection, shape, batch.rows, on_conflict, observer)
+        if batch.columns is None:
+            counts = await _merge(connection, shape, batch.rows, on_conflict, observer)
+        else:
+            counts = await _merge_columns(connection, shape, batch.columns, on_conflict)
     return UpsertResult(**_account(counts, batch))
 
 
@@ -187,24 +208,36 @@ async def check_rows(
     allow_inconsistent: bool,
     window: Callable[[Row], bool] | None = None,
     equal_repeats: bool = False,
+    as_columns: bool = False,
 ) -> Batch:
-    """Check a batch against what the session's database can store, without holding up the event loop."""
+    """Check a batch against what the session's database can store, without holding up the event loop.
+
+    A large one comes back `as_columns`, if that is allowed and its columns can be judged; the rest is as for `check`.
+    """
     _check_word("on_invalid", on_invalid, ("raise", "reject"))
+    rules: dict[str, Any] = {
+        "fixed": shape.coerce(fixed or {}),
+        "exact_decimals": dialects.for_session(session).exact_decimals,
+        "on_invalid": on_invalid,
+        "allow_inconsistent": allow_inconsistent,
+    }
 
     def work() -> Batch:
-        return check(
-            rows,
-            shape,
-            fixed=shape.coerce(fixed or {}),
-            exact_decimals=dialects.for_session(session).exact_decimals,
-            on_invalid=on_invalid,
-            allow_inconsistent=allow_inconsistent,
-            window=window,
-            equal_repeats=equal_repeats,
-        )
+        given = materialised(rows)
+        if as_columns and isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
+            from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
+
+            with contextlib.suppress(columns.Undecided, OverflowError):
+                return columns.check(given, shape, **rules)
+        return check(given, shape, window=window, equal_repeats=equal_repeats, **rules)
 
     few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE
     return work() if few else await asyncio.to_thread(work)
+
+
+def _takes_columns(session: AsyncSession) -> bool:
+    dialect = dialects.for_session(session)
+    return dialect.merge_columns is not None and session.get_bind().dialect.driver == dialect.merge_driver
 
 
 def _check_word(name: str, word: str, known: Sequence[str]) -> None:
@@ -241,6 +274,31 @@ def _have_keys_of(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]
     return _dialect(connection).match_keys(
         [table.c[name] for name in shape.key], [tuple(row[n] for n in shape.key) for row in rows]
     )
+
+
+async def _merge_columns(
+    connection: AsyncConnection, shape: Shape, columns: pa.Table, on_conflict: str
+) -> dict[Verdict, int]:
+    dialect = _dialect(connection)
+    merge = Merge(shape.table, shape.key, columns, on_conflict == "ignore", on_conflict == "update")
+    assert dialect.merge_columns is not None  # noqa: S101 - checked before the columns were made
+    try:
+        counts = await dialect.merge_columns(connection, merge)
+    except asyncio.CancelledError as error:
+        # SQLAlchemy did not see it happen: the driver may be in the middle of something.
+        await connection.invalidate(error)
+        raise
+    except Exception as error:
+        translated = dialect.translate(error)
+        if translated is None:
+            raise
+        raise translated from error
+    return {
+        "inserted": counts.inserted,
+        "updated": counts.updated,
+        "unchanged": counts.unchanged,
+        "skipped": counts.skipped,
+    }
 
 
 async def _merge(

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import sqlalchemy as sa
 
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models import Base
 from traderrr_data.models.types import CheckedType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SET_BY_THE_DATABASE = frozenset({"id", "created_at", "updated_at"})
 PRICES = ("open", "high", "low", "close")
@@ -93,12 +96,20 @@ class Batch:
         dropped: rows of a frame without any price, which are no bars.
         duplicates: rows whose key came again in the batch.
         rejected: rows that cannot be stored.
+        columns: the checked rows instead of `rows`, where the batch was checked as columns.
     """
 
     rows: list[Row] = field(default_factory=list)
     dropped: int = 0
     duplicates: int = 0
     rejected: list[Rejection] = field(default_factory=list)
+    columns: pa.Table | None = None
+
+    def reject(self, position: int, error: InvalidRowError, on_invalid: OnInvalid) -> None:
+        """Note a row that cannot be stored, or raise its error with its position."""
+        if on_invalid == "raise":
+            raise InvalidRowError(error.reason, row=position, column=error.column) from error
+        self.rejected.append(Rejection(position, error.column, error.reason))
 
 
 def check(
@@ -135,9 +146,7 @@ def check(
             batch.dropped += 1
             continue
         try:
-            row = _checked(given, shape, fixed, exact_decimals=exact_decimals)
-            if not allow_inconsistent:
-                _check_order(row)
+            row = check_row(given, shape, fixed, exact_decimals=exact_decimals, allow_inconsistent=allow_inconsistent)
             if window is not None and not window(row):
                 raise InvalidRowError("is outside of the window that is replaced", column=shape.key[-1])
             key = shape.key_of(row) or (index,)
@@ -145,10 +154,7 @@ def check(
             if equal_repeats and earlier is not None and earlier != row:
                 raise InvalidRowError("another row of the batch has the same key", column=shape.key[-1])
         except InvalidRowError as error:
-            rejection = Rejection(index, error.column, error.reason)
-            if on_invalid == "raise":
-                raise InvalidRowError(rejection.reason, row=index, column=rejection.column) from error
-            batch.rejected.append(rejection)
+            batch.reject(index, error, on_invalid)
             continue
         batch.duplicates += earlier is not None
         if earlier is None or not outranks(earlier, row):
@@ -172,6 +178,15 @@ def _sortable(part: Any) -> tuple[str, Any]:
     return type(part).__name__, part
 
 
+def materialised(rows: Rows) -> Any:
+    """Return a frame as an Arrow table, anything else as it is."""
+    if not hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "__arrow_c_array__"):
+        return rows
+    from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
+
+    return arrow.table_of_frame(rows)
+
+
 def _rows_of(rows: Rows) -> Iterator[Any]:
     """Yield each row as it was given, and NO_BAR for a row of a frame that is no bar."""
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
@@ -183,7 +198,14 @@ def _rows_of(rows: Rows) -> Iterator[Any]:
     return iter(rows)
 
 
-def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_decimals: bool) -> Row:
+def check_row(
+    given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_decimals: bool, allow_inconsistent: bool
+) -> Row:
+    """Return one checked row; the arguments are those of `check`.
+
+    Raises:
+        InvalidRowError: the row cannot be stored; without its position.
+    """
     values = _values_of(given, shape)
     for name, value in fixed.items():
         if name not in values:
@@ -205,6 +227,8 @@ def _checked(given: object, shape: Shape, fixed: Mapping[str, Any], *, exact_dec
     _check_fixed(row, fixed)
     if (volume := row.get("volume")) is not None and volume < 0:
         raise InvalidRowError(f"{volume:f} is negative", column="volume")
+    if not allow_inconsistent:
+        _check_order(row)
     return row
 
 

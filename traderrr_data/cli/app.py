@@ -219,4 +219,6 @@ app.callback()(_options)
 
 def add(command: Callable[..., None], example: str) -> None:
     """Make a function a command, with an example in its help."""
-    app.command(epilog=f"Example: traderrr-data {example}")(command)
+    # A step back such as -1 is a revision, not an option.
+    steps_back = {"ignore_unknown_options": command.__name__ == "downgrade"}
+    app.command(epilog=f"Example: traderrr-data {example}", context_settings=steps_back)(command)

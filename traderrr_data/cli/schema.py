@@ -34,7 +34,7 @@ def upgrade(context: typer.Context, revision: Revision = "head") -> None:
 
 def downgrade(
     context: typer.Context,
-    revision: Annotated[str, typer.Argument(help="A revision, base (before the first), or a step: -- -1.")],
+    revision: Annotated[str, typer.Argument(help="A revision, base (before the first), or a step such as -1.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Take the tables back to an older revision.

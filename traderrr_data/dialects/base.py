@@ -6,12 +6,15 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.errors import ConfigurationError, TraderrrDataError
+from traderrr_data.errors import ConfigurationError, DatabaseUnavailableError, TraderrrDataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 READ_ONLY = "traderrr_data_read_only"
 """The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
@@ -80,6 +83,40 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) ->
 
 
 @dataclass(frozen=True)
+class Merge:
+    """A checked batch of columns on its way into a table.
+
+    Attributes:
+        table: where it goes.
+        key: the columns that identify a row.
+        columns: the rows in the order of their keys, each key once, with the columns that they were given.
+        ignores_stored: leave every stored row as it is.
+        keeps_final: a stored bar that is final, or was observed later, is not overwritten by one that is not.
+    """
+
+    table: sa.Table
+    key: tuple[str, ...]
+    columns: pa.Table
+    ignores_stored: bool
+    keeps_final: bool
+
+    @property
+    def values(self) -> list[str]:
+        """The columns that are not the key."""
+        return [name for name in self.columns.column_names if name not in self.key]
+
+
+@dataclass
+class Counts:
+    """What became of the rows of a merge."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The facts and hooks of one database.
 
@@ -98,6 +135,9 @@ class Dialect:
         match_keys: the condition that a row has one of these keys.
         insert_absent: inserts the rows, in the order of their keys, whose key is absent, and returns those keys; the
             rows under the other keys are left as they are.
+        merge_columns: brings a large batch into its table by the fastest way, in the caller's transaction; None if
+            there is none but row by row.
+        merge_driver: the driver that `merge_columns` speaks to without SQLAlchemy between.
     """
 
     name: str
@@ -113,3 +153,12 @@ class Dialect:
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]
     insert_absent: Callable[[AsyncConnection, sa.Table, tuple[str, ...], Sequence[dict[str, Any]]], Awaitable[set[Key]]]
+    merge_columns: Callable[[AsyncConnection, Merge], Awaitable[Counts]] | None = None
+    merge_driver: str | None = None
+
+    def translate(self, error: BaseException, *, is_disconnect: bool = False) -> TraderrrDataError | None:
+        """Return our error for a driver's, by its code; None for one of ours, a cancellation or an unknown one."""
+        if isinstance(error, TraderrrDataError) or not isinstance(error, Exception):
+            return None
+        kind = self.classify_error(error) or (DatabaseUnavailableError if is_disconnect else None)
+        return None if kind is None else kind(str(error) or type(error).__name__)

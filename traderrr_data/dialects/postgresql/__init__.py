@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import facts, rows
+from traderrr_data.dialects.postgresql import columns, facts, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -19,4 +19,6 @@ POSTGRESQL = Dialect(
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,
     insert_absent=rows.insert_absent,
+    merge_columns=columns.merge_columns,
+    merge_driver="asyncpg",
 )

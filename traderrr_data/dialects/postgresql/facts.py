@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from traderrr_data.dialects.base import EngineOptions
 from traderrr_data.errors import (
@@ -21,6 +25,7 @@ from traderrr_data.errors import (
 )
 
 _LOCK_POLL = 0.1  # seconds
+_cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
 _MIGRATION_LOCK = "hashtextextended('traderrr_data.' || current_schema(), 0)"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: whole codes first, then their classes.
@@ -66,8 +71,39 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 
 
-def install(_engine: sa.Engine, _options: EngineOptions) -> None:
-    """Need no hook: the driver's settings say it all, and asyncpg stops a cancelled statement on the server."""
+def install(engine: sa.Engine, options: EngineOptions) -> None:
+    """Put the hooks on one engine."""
+
+    @event.listens_for(engine.pool, "invalidate")
+    def end_backend(
+        dbapi_connection: DBAPIConnection | None, _record: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        """End what a cancelled task left running on the server, with its row locks.
+
+        asyncpg asks to cancel the statement, but a server that is between two of its messages ignores that.
+        """
+        server_pid = getattr(getattr(dbapi_connection, "driver_connection", None), "get_server_pid", None)
+        if server_pid is None or error is None or isinstance(error, Exception):
+            return
+        with contextlib.suppress(RuntimeError):
+            task = asyncio.get_running_loop().create_task(_terminate(engine, options, server_pid()))
+            _cleanups.add(task)
+            task.add_done_callback(_cleanups.discard)
+
+
+async def _terminate(engine: sa.Engine, options: EngineOptions, server_pid: int) -> None:
+    """Terminate over a connection of its own: the pool may have none free."""
+    import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - one of its connections was cancelled
+
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    arguments = {name: value for name, value in arguments.items() if not name.startswith("prepared_statement_")}
+    arguments |= engine_arguments(engine.url, options)["connect_args"]
+    with contextlib.suppress(Exception):  # the backend has ended, or the server is gone: nothing is left to stop
+        connection = await asyncpg.connect(**arguments)
+        try:
+            await connection.execute(f"SELECT pg_terminate_backend({server_pid:d})")
+        finally:
+            connection.terminate()
 
 
 def classify_error(error: BaseException) -> type[TraderrrDataError] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.sqlite import facts, rows
+from traderrr_data.dialects.sqlite import columns, facts, rows
 
 SQLITE = Dialect(
     name="SQLite",
@@ -19,4 +19,6 @@ SQLITE = Dialect(
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
     insert_absent=rows.insert_absent,
+    merge_columns=columns.merge_columns,
+    merge_driver="aiosqlite",
 )

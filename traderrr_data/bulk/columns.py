@@ -1,0 +1,299 @@
+"""A large batch as Arrow columns: checked a column at a time, and row by row only where a row is in doubt.
+
+A vectorised check accepts only what it can prove; every other row goes through `rows.check_row`, which alone knows the
+reasons for which a row is refused.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traderrr_data.bulk import arrow
+from traderrr_data.bulk.rows import PRICES, Batch, OnInvalid, Row, Shape, check_row, outranks
+from traderrr_data.dialects.wire import Mask, Whole, nulls, one_chunk, whole_numbers
+from traderrr_data.errors import InvalidRowError
+from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
+
+_POSITION = "position in the input"  # the name of a column of our own; no table has one like it
+_SURE = 10**15  # a decimal of 15 digits and the double nearest to it stand for each other
+_FIRST_DAY = int(np.datetime64("1000-01-01", "D").astype(np.int64))
+_LAST_DAY = int(np.datetime64("9999-12-31", "D").astype(np.int64))
+_DAY = 86_400_000_000  # microseconds
+_MOST_IN_DOUBT = 0.2  # of a batch; with more, looking at columns first is a waste
+
+
+class Undecided(Exception):  # noqa: N818 - it says that somebody else must decide
+    """Columns cannot judge this batch: its rows are judged one by one."""
+
+
+def check(
+    rows: pa.Table | Sequence[Mapping[str, Any]],
+    shape: Shape,
+    *,
+    fixed: Row,
+    exact_decimals: bool,
+    on_invalid: OnInvalid,
+    allow_inconsistent: bool = False,
+) -> Batch:
+    """Return a large batch as checked columns; the arguments are those of `rows.check`.
+
+    Raises:
+        InvalidRowError: a row is invalid and `on_invalid` is "raise".
+        Undecided: columns cannot judge this batch.
+        OverflowError: a decimal does not fit 64 bits, which the fast ways need.
+    """
+    given = rows if isinstance(rows, pa.Table) else _columns_of_mappings(rows, shape)
+    if not given.num_rows or not shape.required <= set(given.column_names) | set(fixed):
+        raise Undecided
+    bars = _positions_of_bars(given) if isinstance(rows, pa.Table) else np.arange(given.num_rows)
+    columns, doubtful = _converted(given.take(pa.array(bars)), shape, fixed, exact_decimals=exact_decimals)
+    if not allow_inconsistent:
+        doubtful |= _out_of_order(columns)
+    if doubtful.mean() > _MOST_IN_DOUBT:
+        raise Undecided
+    batch = Batch(dropped=given.num_rows - len(bars))
+    settled: dict[int, Row] = {}
+    for position in bars[doubtful].tolist():
+        row = next(arrow.rows_of_frame(given.slice(position, 1))) if isinstance(rows, pa.Table) else rows[position]
+        try:
+            settled[position] = check_row(
+                row, shape, fixed, exact_decimals=exact_decimals, allow_inconsistent=allow_inconsistent
+            )
+        except InvalidRowError as error:
+            batch.reject(position, error, on_invalid)
+    sure = pa.table({_POSITION: pa.array(bars), **columns}).filter(pa.array(~doubtful))
+    batch.columns = _in_order(pa.concat_tables([sure, _rebuilt(settled, sure.schema)]), shape, batch)
+    return batch
+
+
+def _columns_of_mappings(rows: Sequence[Mapping[str, Any]], shape: Shape) -> pa.Table:
+    first: object = rows[0]
+    names = list(first) if isinstance(first, Mapping) else []
+    if not names or {type(row) for row in rows} != {type(first)} or any(len(row) != len(names) for row in rows):
+        raise Undecided
+    try:
+        return pa.table({name: _column_of([row[name] for row in rows], shape.types[name]) for name in names})
+    except (KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise Undecided from error
+
+
+def _column_of(cells: list[Any], kind: CheckedType[Any]) -> pa.Array:
+    classes = {type(cell) for cell in cells} - {type(None)}
+    if isinstance(kind, ExactDecimal) and classes <= {Decimal, int}:
+        return pa.array(cells, pa.decimal128(38, kind.scale))
+    if len(classes) > 1 or not classes <= {float, str, bool, dt.date, dt.datetime}:
+        raise Undecided
+    if dt.datetime in classes and (
+        isinstance(kind, SessionDate) or any(cell is not None and cell.tzinfo is None for cell in cells)
+    ):
+        raise Undecided  # Arrow would take the first cell's zone for all
+    return pa.array(cells)
+
+
+def _positions_of_bars(frame: pa.Table) -> Whole:
+    """Return the positions of all rows but those without any price, which are no bars."""
+    priced = np.full(frame.num_rows, not set(PRICES) <= set(frame.column_names))
+    if not priced.any():
+        for name in PRICES:
+            column = frame[name]
+            missing = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
+            priced |= ~missing.to_numpy().astype(np.bool_)
+    return np.flatnonzero(priced)
+
+
+def _converted(table: pa.Table, shape: Shape, fixed: Row, *, exact_decimals: bool) -> tuple[dict[str, pa.Array], Mask]:
+    """Return the columns as they are stored, and which rows are in doubt."""
+    doubtful = np.zeros(table.num_rows, dtype=np.bool_)
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:
+        kind = shape.types.get(name)
+        if kind is None:
+            raise Undecided
+        columns[name], unsure = _convert(kind, one_chunk(table[name]))
+        doubtful |= unsure
+        if not shape.table.c[name].nullable:
+            doubtful |= nulls(columns[name])
+        if fixed.get(name):
+            doubtful |= ~np.asarray(pc.equal(columns[name], fixed[name]).fill_null(False))
+        if isinstance(kind, ExactDecimal) and not exact_decimals:
+            whole = whole_numbers(columns[name])
+            held = (whole % 10**kind.scale == 0) if kind.keeps_whole_numbers else False
+            doubtful |= (np.abs(whole) >= _SURE) & ~np.asarray(held)
+    for name in fixed.keys() - columns.keys():
+        columns[name] = pa.repeat(pa.scalar(fixed[name], pa.string()), table.num_rows)
+    return columns, doubtful
+
+
+def _out_of_order(columns: Mapping[str, pa.Array]) -> Mask:
+    """Tell where prices cannot be one bar's, or a volume is negative."""
+    wrong = np.zeros(len(next(iter(columns.values()))), dtype=np.bool_)
+    if "volume" in columns:
+        wrong |= whole_numbers(columns["volume"]) < 0
+    if set(PRICES) <= set(columns):
+        opened, high, low, close = (whole_numbers(columns[name]) for name in PRICES)
+        wrong |= (low > opened) | (low > close) | (opened > high) | (close > high)
+    return wrong
+
+
+def _convert(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
+    if pa.types.is_null(column.type):
+        column = column.cast(arrow.storage_of(kind))
+    if isinstance(kind, ExactDecimal):
+        return _decimals(kind, column)
+    if isinstance(kind, UtcDateTime):
+        return _instants(column)
+    if isinstance(kind, SessionDate):
+        return _dates(column)
+    if isinstance(kind, Flag):
+        if not pa.types.is_boolean(column.type):
+            raise Undecided
+        return column, np.zeros(len(column), dtype=np.bool_)
+    return _texts(kind, column)
+
+
+def _decimals(kind: ExactDecimal, column: pa.Array) -> tuple[pa.Array, Mask]:
+    null = nulls(column)
+    if pa.types.is_floating(column.type):
+        values, doubtful = _measured(kind, column)
+    elif pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):
+        values, doubtful = _multiplied(column.cast(pa.int64()).fill_null(0).to_numpy(), 10**kind.scale)
+    elif pa.types.is_decimal128(column.type) and 0 <= column.type.scale <= kind.scale:
+        values, doubtful = _multiplied(whole_numbers(column), 10 ** (kind.scale - column.type.scale))
+    else:
+        raise Undecided
+    if kind.limit * 10**kind.scale < 2**63:
+        doubtful |= np.abs(values) >= int(kind.limit * 10**kind.scale)
+    words = np.stack([values, values >> 63], axis=1)
+    valid = pa.array(~null).buffers()[1] if null.any() else None
+    target = pa.decimal128(kind.precision, kind.scale)
+    return pa.Array.from_buffers(target, len(values), [valid, pa.py_buffer(words)]), doubtful & ~null
+
+
+def _multiplied(values: Whole, factor: int) -> tuple[Whole, Mask]:
+    most = (2**63 - 1) // factor
+    doubtful = (values > most) | (values < -most)
+    return np.where(doubtful, 0, values) * factor, doubtful
+
+
+def _measured(kind: ExactDecimal, column: pa.Array) -> tuple[Whole, Mask]:
+    """Take floats by their shortest decimal form, rounded half-even; near-ties and long numbers are in doubt."""
+    if not pa.types.is_float64(column.type):
+        # By its shortest form, too: widening would show digits that a 32-bit float does not have.
+        column = column.cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+    null = np.asarray(pc.is_null(column, nan_is_null=True))
+    given = np.where(null, 0.0, column.to_numpy(zero_copy_only=False))
+    power = float(10**kind.scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = given * power
+        nearest = np.rint(product)
+        back = nearest / power
+        # How far the product may be off by the multiplication and by the double's own spelling.
+        clear = np.abs(np.abs(product - np.floor(product)) - 0.5) > 4e-16 * np.abs(product) + 1e-9
+        faithful = np.abs(back - given) * 1e6 <= np.abs(given) * 0.999
+        sure = (np.abs(nearest) < _SURE) & ((back == given) | (clear & (faithful | (not kind.keeps_measurements))))
+    return np.where(sure, nearest, 0).astype(np.int64), ~sure
+
+
+def _instants(column: pa.Array) -> tuple[pa.Array, Mask]:
+    if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+        raise Undecided
+    null = nulls(column)
+    ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
+    if column.type.unit == "ns":
+        micros, doubtful = ticks // 1000, ticks % 1000 != 0
+    else:
+        micros, doubtful = _multiplied(ticks, {"us": 1, "ms": 10**3, "s": 10**6}[column.type.unit])
+    days = micros // _DAY
+    doubtful |= (days < _FIRST_DAY) | (days > _LAST_DAY)
+    return pa.array(micros, pa.int64(), mask=null).cast(pa.timestamp("us", tz="UTC")), doubtful & ~null
+
+
+def _dates(column: pa.Array) -> tuple[pa.Array, Mask]:
+    null = nulls(column)
+    doubtful = np.zeros(len(column), dtype=np.bool_)
+    if pa.types.is_timestamp(column.type):
+        local = column if column.type.tz is None else pc.local_timestamp(column)
+        column = local.cast(pa.date32(), safe=False)
+        doubtful |= np.asarray(pc.not_equal(column.cast(local.type), local).fill_null(False))
+    elif not pa.types.is_date32(column.type):
+        raise Undecided
+    days = column.cast(pa.int32()).fill_null(0).to_numpy()
+    return column, (doubtful | (days < _FIRST_DAY) | (days > _LAST_DAY)) & ~null
+
+
+def _texts(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
+    """Judge each spelling once, however often it stands in the column."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    if not pa.types.is_string(encoded.type.value_type) and not pa.types.is_large_string(encoded.type.value_type):
+        raise Undecided
+    accepted: list[str | None] = []
+    refused: list[bool] = []
+    for spelling in encoded.dictionary.to_pylist():
+        try:
+            accepted.append(None if spelling is None else kind.coerce(spelling))
+            refused.append(False)
+        except ValueError:
+            accepted.append(None)
+            refused.append(True)
+    codes = encoded.indices.cast(pa.int64()).fill_null(len(accepted)).to_numpy()
+    return pa.array([*accepted, None], pa.string()).take(pa.array(codes)), np.array([*refused, False])[codes]
+
+
+def _rebuilt(settled: Mapping[int, Row], schema: pa.Schema) -> pa.Table:
+    """Return the rows that were judged one by one in the form of the others."""
+    rows = [{_POSITION: position, **row} for position, row in settled.items()]
+    table = pa.Table.from_pylist(rows, schema=schema)
+    for field in schema:
+        if pa.types.is_decimal(field.type):
+            whole_numbers(one_chunk(table[field.name]))  # refused if one is too long for the fast wire forms
+    return table
+
+
+def _in_order(table: pa.Table, shape: Shape, batch: Batch) -> pa.Table:
+    """Return the rows by key, each key once; one order for all writers keeps them from deadlocks."""
+    position = table[_POSITION].to_numpy()
+    ranks = [_ranks(one_chunk(table[name])) for name in shape.key]
+    order = np.lexsort((position, *reversed(ranks)))
+    repeats = np.ones(max(0, len(order) - 1), dtype=np.bool_)
+    for rank in ranks:
+        repeats &= rank[order][1:] == rank[order][:-1]
+    if repeats.any():
+        order = _winners(table, order, repeats)
+    batch.duplicates = table.num_rows - len(order)
+    table = table.drop_columns([_POSITION])
+    return table if np.array_equal(order, np.arange(table.num_rows)) else table.take(pa.array(order))
+
+
+def _ranks(column: pa.Array) -> npt.NDArray[Any]:
+    if not pa.types.is_string(column.type):
+        return np.asarray(column.cast(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).to_numpy())
+    encoded = column.dictionary_encode()
+    rank = np.empty(len(encoded.dictionary), dtype=np.int64)
+    rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
+    ranks: npt.NDArray[Any] = rank[encoded.indices.to_numpy()]
+    return ranks
+
+
+def _winners(table: pa.Table, order: Whole, repeats: Mask) -> Whole:
+    """Return the order with the winner of each key only: the last one of the highest finality."""
+    finality = [name for name in ("is_final", "observed_at") if name in table.column_names]
+    starts = np.flatnonzero(np.concatenate([[True], ~repeats]))
+    ends = np.append(starts[1:], len(order))
+    winners: Whole = order[ends - 1].copy()
+    if finality:
+        for group in np.flatnonzero(ends - starts > 1):
+            members = order[starts[group] : ends[group]]
+            rows = table.select(finality).take(pa.array(members)).to_pylist()
+            best = 0
+            for i in range(1, len(rows)):
+                best = best if outranks(rows[best], rows[i]) else i
+            winners[group] = members[best]
+    return winners
