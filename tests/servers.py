@@ -404,7 +404,8 @@ def _initialise_mariadb(directory: Path, password: str) -> None:
 def _mariadb_base(directory: Path) -> list[str]:
     as_root = ["--user=root"] if os.geteuid() == 0 else []
     small = ["--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M"]
-    return ["--no-defaults", f"--datadir={directory / 'data'}", *as_root, *small]
+    # A server that starts removes the temporary tables that it finds in its tmpdir, also those of another one.
+    return ["--no-defaults", f"--datadir={directory / 'data'}", f"--tmpdir={directory}", *as_root, *small]
 
 
 def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str) -> MysqlServer:

@@ -321,13 +321,13 @@ async def _merge_chunk(
         additions = [row for row in rows if shape.key_of(row) is None]
         await connection.execute(shape.table.insert(), _rectangular(additions))
         plan.verdicts["inserted"] += additions
-    if not keyed:
-        return plan
-    inserted = await _insert_absent(connection, shape, keyed)
-    plan.verdicts["inserted"] += [row for row in keyed if shape.key_of(row) in inserted]
-    present = [row for row in keyed if shape.key_of(row) not in inserted]
-    if present:
-        _judge(plan, shape, present, await _lock_stored(connection, shape, present), on_conflict)
+    while keyed:
+        inserted = await _insert_absent(connection, shape, keyed)
+        plan.verdicts["inserted"] += [row for row in keyed if shape.key_of(row) in inserted]
+        present = [row for row in keyed if shape.key_of(row) not in inserted]
+        stored = await _lock_stored(connection, shape, present) if present else {}
+        _judge(plan, shape, [row for row in present if shape.key_of(row) in stored], stored, on_conflict)
+        keyed = [row for row in present if shape.key_of(row) not in stored]  # deleted by another since: once more
     if plan.changes:
         if observer is not None:
             await observer(connection, plan.changes)
