@@ -43,6 +43,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", list(wanted), indirect=True, scope="session")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a test that has no database to the run that has SQLite: it would say the same in each."""
+    if "sqlite" in (config.getoption("--database") or DEFAULT_DATABASES):
+        return
+    alike = [item for item in items if "backend" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=alike)
+    items[:] = [item for item in items if item not in alike]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fail the run before its first test if a wanted database cannot be had."""
     wanted = {item.callspec.params.get("backend") for item in session.items if hasattr(item, "callspec")}
