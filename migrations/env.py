@@ -42,7 +42,7 @@ def default_differs(
     _default: object,
     wanted: str | None,
 ) -> bool:
-    """Compare defaults as text: asking PostgreSQL whether one clock reading equals another says no."""
+    """Compare defaults as text: a database may say that one reading of its clock is not another."""
 
     def plain(default: str | None) -> str:
         return re.sub(r"::[\w ]+|[()'\"\s]", "", default or "").lower()

@@ -20,7 +20,7 @@ depends_on = ${repr(depends_on)}
 
 def utc_now() -> sa.TextClause:
     """The database's clock in UTC, as a column's default."""
-    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "clock_timestamp()"}
+    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "statement_timestamp()"}
     return sa.text(clocks.get(op.get_context().dialect.name, "(utc_timestamp(6))"))
 
 % endif

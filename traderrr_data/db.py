@@ -115,12 +115,8 @@ class DatabaseManager:
             CommitOutcomeUnknownError: the connection died during COMMIT.
         """
         async with self.get_session(read_only=read_only) as session:
-            try:
-                yield session
-                await session.commit()
-            except BaseException:
-                session.expunge_all()  # rolling back would empty the objects that were handed out
-                raise
+            yield session
+            await session.commit()
 
     async def run(
         self, work: Callable[[AsyncSession], Awaitable[T]], *, retries: int = 3, idempotent: bool = False

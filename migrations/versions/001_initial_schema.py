@@ -45,7 +45,7 @@ def text(length: int) -> sa.types.TypeEngine[str]:
 
 def utc_now() -> sa.TextClause:
     """The database's clock in UTC, as a column's default."""
-    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "clock_timestamp()"}
+    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "statement_timestamp()"}
     return sa.text(clocks.get(op.get_context().dialect.name, "(utc_timestamp(6))"))
 
 

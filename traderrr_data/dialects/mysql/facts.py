@@ -137,15 +137,14 @@ def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
     connection.exec_driver_sql(
         f"SET SESSION lock_wait_timeout = {seconds} /*M!100101 , SESSION max_statement_time = 0 */"
     )
-    if not connection.exec_driver_sql(f"SELECT GET_LOCK({_MIGRATION_LOCK}, {seconds})").scalar_one():
-        connection.rollback()
-        raise TransactionConflictError(f"another process held the migration lock for {seconds} s")
-    connection.commit()  # an open transaction would swallow Alembic's
     try:
+        if not connection.exec_driver_sql(f"SELECT GET_LOCK({_MIGRATION_LOCK}, {seconds})").scalar_one():
+            raise TransactionConflictError(f"another process held the migration lock for {seconds} s")
+        connection.commit()  # an open transaction would swallow Alembic's
         yield
     finally:
         connection.rollback()
-        connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_MIGRATION_LOCK})")
+        connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_MIGRATION_LOCK})")  # NULL or 0 if it is not ours
         connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
         for limit in patience:
             connection.exec_driver_sql(f"SET SESSION max_statement_time = {limit}")

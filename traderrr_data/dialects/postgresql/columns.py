@@ -122,7 +122,7 @@ class _Statements:
                 SELECT s.n, {self._outranks()} AS kept FROM {self._table} t JOIN {_STAGE} s ON {self._same_key}
                 WHERE {self._differs} ORDER BY s.n FOR UPDATE OF t
             ), changed AS (
-                UPDATE {self._table} t SET {sets}, updated_at = clock_timestamp()
+                UPDATE {self._table} t SET {sets}, updated_at = statement_timestamp()
                 FROM {_STAGE} s JOIN different USING (n) WHERE {self._same_key} AND NOT different.kept RETURNING 1
             )
             SELECT (SELECT count(*) FROM changed), count(*) FILTER (WHERE kept) FROM different"""  # noqa: S608 - as above

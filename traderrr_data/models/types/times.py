@@ -130,9 +130,10 @@ class utc_now(FunctionElement[dt.datetime]):  # noqa: N801 - it reads as the SQL
 
 @compiles(utc_now)
 def _clock(_element: utc_now, compiler: SQLCompiler, **_: object) -> str:
-    # Not now(): on PostgreSQL it stands still for a whole transaction.
+    # Not now(), which stands still for a whole transaction on PostgreSQL; nor clock_timestamp(), by which a row's two
+    # columns differ.
     # The parentheses are MySQL's condition for an expression as a default.
-    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "clock_timestamp()"}
+    clocks = {"sqlite": "CURRENT_TIMESTAMP", "postgresql": "statement_timestamp()"}
     return clocks.get(compiler.dialect.name, "(utc_timestamp(6))")
 
 
