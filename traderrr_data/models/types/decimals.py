@@ -66,7 +66,7 @@ class ExactDecimal(CheckedType[Decimal]):
     def coerce(self, value: object) -> Decimal:
         if type(value) is Decimal:
             return self._exact(value)
-        if isinstance(value, bool):
+        if isinstance(value, bool) or is_numpy_scalar(value, "b"):
             raise ValueError("a truth value is not a number")
         if isinstance(value, int):
             return self._exact(Decimal(value))
