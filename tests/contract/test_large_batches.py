@@ -132,6 +132,22 @@ async def test_floats_of_a_large_frame_are_taken_by_their_shortest_form(session:
     assert found[days[5]].volume is None
 
 
+async def test_a_large_frame_without_any_price_is_skipped_as_a_whole(session: AsyncSession) -> None:
+    days = [DAY + dt.timedelta(days=n) for n in range(1_200)]
+    nothing = pd.DataFrame(
+        {"ticker": "AAPL", "date": days} | dict.fromkeys(("open", "high", "low", "close"), float("nan"))
+    )
+    assert await market_data.upsert_daily(session, nothing) == UpsertResult(skipped=1_200)
+
+
+async def test_a_large_table_in_many_chunks_is_stored_as_a_whole(session: AsyncSession) -> None:
+    rows = bars()
+    whole = pa.Table.from_pylist(rows)
+    chunks = pa.concat_tables(whole.slice(at, 100) for at in range(0, len(rows), 100))
+    assert await market_data.upsert_daily(session, chunks) == UpsertResult(inserted=1_500)
+    assert await market_data.upsert_daily(session, one_by_one(rows)) == UpsertResult(unchanged=1_500)
+
+
 async def test_a_bad_row_of_a_large_batch_is_named_and_nothing_is_stored(session: AsyncSession) -> None:
     rows = bars()
     rows[700]["high"] = rows[700]["low"] - 1

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from traderrr_data.bulk import arrow
 from traderrr_data.bulk.rows import PRICES, Batch, OnInvalid, Row, Shape, check_row, outranks
-from traderrr_data.dialects.wire import Mask, Whole, nulls, one_chunk, whole_numbers
+from traderrr_data.dialects.wire import Mask, Whole, nulls, whole_numbers
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
 
@@ -54,6 +54,8 @@ def check(
     if not given.num_rows or not shape.required <= set(given.column_names) | set(fixed):
         raise Undecided
     bars = _positions_of_bars(given) if isinstance(rows, pa.Table) else np.arange(given.num_rows)
+    if not len(bars):
+        raise Undecided
     columns, doubtful = _converted(given.take(pa.array(bars)), shape, fixed, exact_decimals=exact_decimals)
     if not allow_inconsistent:
         doubtful |= _out_of_order(columns)
@@ -117,7 +119,7 @@ def _converted(table: pa.Table, shape: Shape, fixed: Row, *, exact_decimals: boo
         kind = shape.types.get(name)
         if kind is None:
             raise Undecided
-        columns[name], unsure = _convert(kind, one_chunk(table[name]))
+        columns[name], unsure = _convert(kind, table[name].combine_chunks())
         doubtful |= unsure
         if not shape.table.c[name].nullable:
             doubtful |= nulls(columns[name])
@@ -253,14 +255,14 @@ def _rebuilt(settled: Mapping[int, Row], schema: pa.Schema) -> pa.Table:
     table = pa.Table.from_pylist(rows, schema=schema)
     for field in schema:
         if pa.types.is_decimal(field.type):
-            whole_numbers(one_chunk(table[field.name]))  # refused if one is too long for the fast wire forms
+            whole_numbers(table[field.name].combine_chunks())  # refused if one is too long for the fast wire forms
     return table
 
 
 def _in_order(table: pa.Table, shape: Shape, batch: Batch) -> pa.Table:
     """Return the rows by key, each key once; one order for all writers keeps them from deadlocks."""
     position = table[_POSITION].to_numpy()
-    ranks = [_ranks(one_chunk(table[name])) for name in shape.key]
+    ranks = [_ranks(table[name].combine_chunks()) for name in shape.key]
     order = np.lexsort((position, *reversed(ranks)))
     repeats = np.ones(max(0, len(order) - 1), dtype=np.bool_)
     for rank in ranks:

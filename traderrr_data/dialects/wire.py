@@ -31,9 +31,3 @@ def whole_numbers(column: pa.Array) -> Whole:
     if not ((high == low >> 63) | null).all():
         raise OverflowError("a decimal does not fit 64 bits")
     return np.where(null, 0, low)
-
-
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column of a table as one array."""
-    whole = column.combine_chunks()
-    return whole.chunk(0) if hasattr(whole, "chunks") else whole

@@ -53,11 +53,11 @@ def _staged(columns: pa.Table) -> pa.Table:
     import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
     import pyarrow as pa  # noqa: PLC0415 - as above
 
-    from traderrr_data.dialects.wire import nulls, one_chunk, whole_numbers  # noqa: PLC0415 - as above
+    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
 
     staged = {"n": pa.array(np.arange(columns.num_rows, dtype=np.int32))}
     for name in columns.column_names:
-        column = one_chunk(columns[name])
+        column = columns[name].combine_chunks()
         if pa.types.is_decimal(column.type):
             column = pa.array(whole_numbers(column), pa.int64(), mask=nulls(column))
         staged[name] = column

@@ -165,11 +165,11 @@ def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> li
     """Return a column in the form in which SQLite stores it."""
     import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
 
-    from traderrr_data.dialects.wire import nulls, one_chunk, whole_numbers  # noqa: PLC0415 - as above
+    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
 
     kind = str(column.type)
     if kind.startswith("decimal128"):
-        whole, power = whole_numbers(one_chunk(column)), 10**column.type.scale
+        whole, power = whole_numbers(column.combine_chunks()), 10**column.type.scale
         cells = (whole / float(power)).tolist()  # exact: the batch was checked to have at most 15 digits
         if getattr(column_type, "keeps_whole_numbers", False):
             units = (whole // power).tolist()
@@ -177,12 +177,12 @@ def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> li
                 unit if exact else cell for unit, exact, cell in zip(units, whole % power == 0, cells, strict=True)
             ]
     elif kind.startswith("timestamp"):
-        micros = np.asarray(one_chunk(column).cast("int64").fill_null(0))
+        micros = np.asarray(column.combine_chunks().cast("int64").fill_null(0))
         text = np.datetime_as_string(micros.view("datetime64[us]"), unit="us").tolist()
         cells = [instant.replace("T", " ").removesuffix(".000000") for instant in text]
     elif kind.startswith("date"):
         return column.cast("string").to_pylist()  # type: ignore[no-any-return]
     else:
         return column.to_pylist()  # type: ignore[no-any-return]
-    null = nulls(one_chunk(column))
+    null = nulls(column.combine_chunks())
     return [None if empty else cell for empty, cell in zip(null, cells, strict=True)] if null.any() else cells
