@@ -1,6 +1,6 @@
 """The checks of this project. ``nox`` runs those that every change has to pass, ``nox --list`` names the others.
 
-Words after ``--`` go to pytest in place of the paths that a session would run::
+Words after ``--`` go to pytest in place of the paths that a session would run (``benchmark`` takes its own)::
 
     nox -s "tests(mysql)" -- tests/contract -k upsert
 """
@@ -49,8 +49,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types of the package, its migrations, tests and examples."""
-    install_package(session, *group("test"), *group("typing"))
+    """Check the types of the package, its migrations, tests, benchmarks and examples."""
+    install_package(session, *group("test"), *group("typing"), *group("benchmark"))
     session.run("mypy")
 
 
@@ -100,6 +100,14 @@ def docs(session: nox.Session) -> None:
     """Run every block of code in the documents, and the examples."""
     install_package(session, *group("test"))
     run_pytest(session, ["tests/docs", "tests/contract/test_examples.py"], "sqlite")
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Measure the package against raw drivers and its peers; words after ``--`` go to ``python -m benchmarks``."""
+    servers = provide_servers(session, "postgresql", "mysql")
+    install_package(session, *group("benchmark"), *servers)
+    session.run("python", "-m", "benchmarks", *session.posargs, **PATIENCE)
 
 
 @nox.session

@@ -2,7 +2,8 @@
 
 Their settings are those that a careless administrator might have left: a time zone that is not UTC, a collation that
 is not the order of bytes, and in MariaDB an old character set and no SQL mode. The layer under test has to bring its
-own. What a power failure would lose is given up for speed; a server that was killed still finds what it committed.
+own. What a power failure would lose is given up for speed, unless a server is asked to be `durable`; one that was
+killed still finds what it committed.
 """
 
 from __future__ import annotations
@@ -293,8 +294,11 @@ def _run_client(command: Sequence[str | Path], sql: str, secrets_of_client: Mapp
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[PostgresqlServer]:
+def postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
     """Give a PostgreSQL server: the one that TEST_POSTGRESQL_URL names, else one that lives as long as the context.
+
+    Args:
+        durable: write as PostgreSQL does by itself, for what measures its speed.
 
     Raises:
         ProgramMissingError: there is none and no program to start one.
@@ -309,7 +313,9 @@ def postgresql() -> Iterator[PostgresqlServer]:
         binaries = _reachable(programs.provide_postgresql(), directory) if account else programs.provide_postgresql()
         password = secrets.token_hex(8)
         _initialise_postgresql(binaries, directory, password, account)
-        with _started(lambda port: _own_postgresql(binaries, directory, port, password, account)) as server:
+        with _started(
+            lambda port: _own_postgresql(binaries, directory, port, password, account, durable=durable)
+        ) as server:
             yield server
 
 
@@ -336,16 +342,15 @@ def _linguistic_collation(binaries: Path) -> list[str]:
 
 
 def _own_postgresql(
-    binaries: Path, directory: Path, port: int, password: str, account: pwd.struct_passwd | None
+    binaries: Path, directory: Path, port: int, password: str, account: pwd.struct_passwd | None, *, durable: bool
 ) -> PostgresqlServer:
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
         "unix_socket_directories": "",
         "timezone": "America/New_York",
-        "fsync": "off",
-        "full_page_writes": "off",
         "log_checkpoints": "off",
+        **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     process = Process(
@@ -370,8 +375,11 @@ def _reachable(binaries: Path, directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def mysql() -> Iterator[MysqlServer]:
+def mysql(*, durable: bool = False) -> Iterator[MysqlServer]:
     """Give a MySQL or MariaDB server: the one that TEST_MYSQL_URL names, else a MariaDB as long as the context lives.
+
+    Args:
+        durable: write, and use memory, as MariaDB does by itself, for what measures its speed.
 
     Raises:
         ProgramMissingError: there is none and no program to start one.
@@ -384,12 +392,12 @@ def mysql() -> Iterator[MysqlServer]:
     mariadbd = programs.provide_mariadb()
     with _temporary_directory(open_to_all=False) as directory:
         password = secrets.token_hex(8)
-        _initialise_mariadb(directory, password)
-        with _started(lambda port: _own_mariadb(mariadbd, directory, port, password)) as server:
+        _initialise_mariadb(directory, password, durable=durable)
+        with _started(lambda port: _own_mariadb(mariadbd, directory, port, password, durable=durable)) as server:
             yield server
 
 
-def _initialise_mariadb(directory: Path, password: str) -> None:
+def _initialise_mariadb(directory: Path, password: str, *, durable: bool) -> None:
     # Its own root keeps to the socket; whoever comes over the loopback needs the password.
     (directory / "init.sql").write_text(
         f"CREATE USER IF NOT EXISTS 'tests'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
@@ -397,18 +405,24 @@ def _initialise_mariadb(directory: Path, password: str) -> None:
     )
     install = _client(programs.find_mariadb_install_db(), "mariadb-install-db")
     _run_once(
-        [install, *_mariadb_base(directory), "--skip-test-db", "--auth-root-authentication-method=socket"], directory
+        [
+            install,
+            *_mariadb_base(directory, durable=durable),
+            "--skip-test-db",
+            "--auth-root-authentication-method=socket",
+        ],
+        directory,
     )
 
 
-def _mariadb_base(directory: Path) -> list[str]:
+def _mariadb_base(directory: Path, *, durable: bool) -> list[str]:
     as_root = ["--user=root"] if os.geteuid() == 0 else []
-    small = ["--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M"]
+    small = [] if durable else ["--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M"]
     # A server that starts removes the temporary tables that it finds in its tmpdir, also those of another one.
     return ["--no-defaults", f"--datadir={directory / 'data'}", f"--tmpdir={directory}", *as_root, *small]
 
 
-def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str) -> MysqlServer:
+def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str, *, durable: bool) -> MysqlServer:
     settings = {
         "bind-address": "127.0.0.1",
         "port": port,
@@ -421,11 +435,12 @@ def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str) -> M
         "sql-mode": "",
         "local-infile": 1,
         "performance-schema": 0,
-        "innodb-flush-log-at-trx-commit": 2,
-        "innodb-doublewrite": 0,
+        **({} if durable else {"innodb-flush-log-at-trx-commit": 2, "innodb-doublewrite": 0}),
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
-    process = Process([mariadbd, *_mariadb_base(directory), *options], directory, stop_signal=signal.SIGTERM)
+    process = Process(
+        [mariadbd, *_mariadb_base(directory, durable=durable), *options], directory, stop_signal=signal.SIGTERM
+    )
     return MysqlServer(URL.create(MYSQL_SCHEME, "tests", password, "127.0.0.1", port, "mysql"), process)
 
 

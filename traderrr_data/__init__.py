@@ -16,6 +16,7 @@ from traderrr_data.errors import (
     TransactionConflictError,
 )
 from traderrr_data.models import (
+    BarRevision,
     Base,
     DailyData,
     IntradayData,
@@ -29,6 +30,7 @@ from traderrr_data.models import (
 from traderrr_data.settings import Settings
 
 __all__ = [
+    "BarRevision",
     "Base",
     "CommitOutcomeUnknownError",
     "ConfigurationError",

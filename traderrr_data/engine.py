@@ -50,7 +50,13 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
     arguments = dialect.engine_arguments(url, options)
     _make_folder(url)
     try:
-        engine = create_async_engine(url, poolclass=_Pool, echo=settings.sql_echo, **arguments)
+        engine = create_async_engine(
+            url,
+            poolclass=_Pool,
+            echo=settings.sql_echo,
+            execution_options={dialects.WITHOUT_REVISIONS: settings.tables_without_revisions},
+            **arguments,
+        )
     except NoSuchModuleError:
         raise ConfigurationError(f"DATABASE_URL names the driver {url.drivername!r}, which is not known") from None
     except ModuleNotFoundError as error:

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     db_ssl_key: Path | None = None
     db_sqlite_journal: Literal["wal", "delete", "truncate", "persist"] = "wal"
     """The journal mode of SQLite files that we create; an existing file keeps its own."""
+    db_revisions_daily: bool = True
+    """Keep every version of a daily bar that is overwritten or deleted."""
+    db_revisions_intraday: bool = True
+    """Keep every version of an intraday bar that is overwritten or deleted."""
     sql_echo: bool = False
 
     def __init__(self, **values: Any) -> None:
@@ -111,6 +115,12 @@ class Settings(BaseSettings):
             port=self.db_port or _DEFAULT_PORT[self.database_type],
             database=self.db_name,
         )
+
+    @property
+    def tables_without_revisions(self) -> tuple[str, ...]:
+        """The tables of bars whose overwritten rows are not kept."""
+        kept = {"daily_data": self.db_revisions_daily, "intraday_data": self.db_revisions_intraday}
+        return tuple(table for table, keeps in kept.items() if not keeps)
 
 
 def masked(url: sa.URL) -> str:

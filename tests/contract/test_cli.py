@@ -362,5 +362,7 @@ def test_a_bar_of_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     os.close(terminal)
     assert done.returncode == 0
     assert b"x.csv" in shown
+    assert b"2,000 rows, " in shown
+    assert b" rows/s" in shown
     assert b"2,000 inserted" in done.stdout
     assert run("ingest", path).stderr == ""

@@ -16,7 +16,7 @@ import pytest
 from tests import bars
 from traderrr_data import ConfigurationError, DatabaseManager, market_data
 from traderrr_data.cli.export import write_bars
-from traderrr_data.ingest import FileResult, UnreadableFileError, ingest_file
+from traderrr_data.ingest import FileResult, Progress, UnreadableFileError, ingest_file
 
 HEADER = "ticker,date,open,high,low,close,volume"
 
@@ -94,7 +94,7 @@ async def test_bars_out_of_order_are_stored_where_that_is_allowed(db: DatabaseMa
 
 
 async def test_a_damaged_file_is_not_stored_in_part(db: DatabaseManager, tmp_path: Path) -> None:
-    lines = [f"T{number},2025-01-02,1,1,1,1,1" for number in range(60_000)]
+    lines = [f"T{number},2025-01-02,1,1,1,1,1" for number in range(400_000)]
     path = own(tmp_path / "x.csv", "bad", *lines)
     with path.open("ab") as file:
         file.write(b"\xff\xfe,2025-01-02,1,1,1,1,1\n")
@@ -105,7 +105,7 @@ async def test_a_damaged_file_is_not_stored_in_part(db: DatabaseManager, tmp_pat
 
 
 async def test_a_cancelled_file_is_not_stored_in_part(db: DatabaseManager, tmp_path: Path) -> None:
-    path = own(tmp_path / "x.csv", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(60_000)))
+    path = own(tmp_path / "x.csv", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(400_000)))
     under_way = asyncio.Event()
     task = asyncio.create_task(ingest_file(db, path, progress=lambda _done: under_way.set()))
     await under_way.wait()
@@ -117,10 +117,11 @@ async def test_a_cancelled_file_is_not_stored_in_part(db: DatabaseManager, tmp_p
 
 async def test_a_file_s_progress_rises_to_one(db: DatabaseManager, tmp_path: Path) -> None:
     path = own(tmp_path / "x.csv", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(1_000)))
-    done: list[float] = []
-    await ingest_file(db, path, progress=done.append)
-    assert done == [*sorted(done)]
-    assert done[-1] == 1.0
+    seen: list[Progress] = []
+    await ingest_file(db, path, progress=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[-1].done, seen[-1].rows) == (1.0, 1_000)
+    assert seen[-1].rows_per_second > 0
 
 
 async def test_rows_without_a_series_go_to_the_one_that_is_said(db: DatabaseManager, tmp_path: Path) -> None:

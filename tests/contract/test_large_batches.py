@@ -12,11 +12,23 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from traderrr_data import DailyData, DatabaseManager, IntradayData, InvalidRowError, UpsertResult, market_data
+from traderrr_data import (
+    DailyData,
+    DatabaseManager,
+    DuplicateRowError,
+    IntradayData,
+    InvalidRowError,
+    Settings,
+    UpsertResult,
+    market_data,
+    trading,
+)
 from traderrr_data.bulk import columns
 from traderrr_data.bulk.rows import check, shape_of
+from traderrr_data.models import BarRevision
 
 DAY = dt.date(2020, 1, 1)
 KEY = ("ticker", "series", "date")
@@ -250,3 +262,110 @@ def test_columns_accept_nothing_that_rows_refuse_or_read_otherwise(seed: int) ->
     assert found.columns is not None
     assert found.columns.select(list(expected.rows[0])).to_pylist() == expected.rows
     assert found.rejected == expected.rejected
+
+
+async def test_the_verdicts_of_rows_stand_in_the_order_given(db: DatabaseManager) -> None:
+    rows = bars(6)
+    later = [*rows[:4], {**rows[4], "close": rows[4]["low"]}, {**rows[5], "high": rows[5]["low"] - 1}]
+    final = dict.fromkeys(("is_final", "observed_at"))
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [{**row, **final} for row in rows[1:]])
+        given = [{**row, **final} for row in (*later, later[0])]
+        result = await market_data.upsert_daily(session, given, on_invalid="reject", verdicts=True)
+    assert result.verdicts == ("duplicate", "unchanged", "unchanged", "unchanged", "updated", "rejected", "inserted")
+    assert result.given == len(given)
+
+
+async def test_verdicts_tell_what_finality_kept_back(session: AsyncSession) -> None:
+    row = {**bars(1)[0], "is_final": True, "observed_at": None}
+    await market_data.upsert_daily(session, [row])
+    again = {**row, "is_final": None, "close": row["low"]}
+    for rows in ([again], one_by_one([again])):
+        result = await market_data.upsert_daily(session, rows, verdicts=True)
+        assert (result.verdicts, result.skipped) == (("skipped",), 1)
+
+
+@pytest.mark.parametrize("count", [5, 1_500])
+async def test_a_first_column_that_is_stored_as_null_is_no_sign_of_an_absent_row(
+    session: AsyncSession, count: int
+) -> None:
+    rows = [{"dividends": None, "volume": None, **row, "is_final": None, "observed_at": None} for row in bars(count)]
+    for row in rows:
+        row["dividends"] = None
+    assert (await market_data.upsert_daily(session, rows)).inserted == count
+    for row in rows:
+        row["dividends"] = Decimal("0.5")
+    assert await market_data.upsert_daily(session, rows) == UpsertResult(updated=count)
+
+
+@pytest.mark.parametrize("count", [5, 1_500])
+async def test_signals_may_be_repeated_in_batches_of_any_size(session: AsyncSession, count: int) -> None:
+    signals: list[dict[str, Any]] = [
+        {"ticker": "AAPL", "date": DAY, "signal_type": "BUY", "confidence": "0.5", "dedupe_key": f"{number:05}"}
+        for number in range(count)
+    ]
+    without_key = [{**signal, "dedupe_key": None} for signal in signals]
+    assert await trading.add_signals(session, signals) == UpsertResult(inserted=count)
+    assert await trading.add_signals(session, signals) == UpsertResult(unchanged=count)
+    assert await trading.add_signals(session, without_key) == UpsertResult(inserted=count)
+    assert await trading.add_signals(session, without_key) == UpsertResult(inserted=count)
+    with pytest.raises(DuplicateRowError, match=f"dedupe_key={count - 2:05}"):
+        await trading.add_signals(session, [*signals[:-2], {**signals[-2], "confidence": "0.6"}, signals[-1]])
+    assert (await trading.signal_stats(session)).count == 3 * count
+
+
+async def test_instruments_go_as_columns_and_burn_no_ids(session: AsyncSession) -> None:
+    rows = [{"sector": None, "ticker": f"T{number:04}", "market_cap": number} for number in range(1_500)]
+    assert await market_data.upsert_metadata(session, rows) == UpsertResult(inserted=1_500)
+    for row in rows[::2]:
+        row["sector"] = "Technology"
+    assert await market_data.upsert_metadata(session, rows) == UpsertResult(updated=750, unchanged=750)
+    await market_data.upsert_metadata(session, [{"ticker": "NEW"}])
+    ids = [row.id for row in await market_data.list_metadata(session)]
+    assert max(ids) - min(ids) == 1_500
+
+
+async def test_a_decimal_longer_than_fifteen_digits_is_stored_exactly_or_refused(db: DatabaseManager) -> None:
+    prices = [Decimal(f"12345678.{number:07}9") for number in range(0, 10_000_000, 4_321)]
+    days = [DAY + dt.timedelta(days=n) for n in range(len(prices))]
+    rows: list[dict[str, Any]] = [
+        {"ticker": "A", "date": day, "open": p, "high": p, "low": p, "close": p}
+        for day, p in zip(days, prices, strict=True)
+    ]
+    async with db.session_context() as session:
+        result = await market_data.upsert_daily(session, rows, on_invalid="reject")
+        found = {bar.date: bar.close for bar in await market_data.list_daily(session, "A")}
+    assert result.inserted == len(found)
+    assert all(found[row["date"]] == row["close"] for row in rows if row["date"] in found)
+    assert len(found) == len(rows) or not db.dialect.exact_decimals
+
+
+@pytest.mark.parametrize("count", [3, 2_500])
+async def test_a_changed_bar_leaves_its_old_version_until_the_instant_of_the_new_one(
+    db: DatabaseManager, count: int
+) -> None:
+    rows = [{**row, "is_final": None, "observed_at": None} for row in bars(count)]
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, rows)
+    old = rows[0]["close"]
+    rows[0] = {**rows[0], "close": rows[0]["low"]}
+    async with db.session_context() as session:
+        assert await market_data.upsert_daily(session, rows) == UpsertResult(updated=1, unchanged=count - 1)
+        kept = (await session.scalars(sa.select(BarRevision))).one()
+        now = (await session.scalars(sa.select(DailyData).where(DailyData.updated_at == kept.known_until))).one()
+    assert (kept.table_name, kept.change, kept.close, kept.known_from) == ("daily_data", "update", old, now.created_at)
+    assert (now.close, now.ticker, now.date) == (rows[0]["close"], kept.ticker, kept.date)
+
+
+async def test_nothing_is_kept_of_a_table_whose_revisions_are_switched_off(database_url: str) -> None:
+    settings = Settings(database_url=SecretStr(database_url), db_revisions_daily=False)
+    async with DatabaseManager(settings) as db:
+        for close in (11, 12):
+            rows = [{**row, "high": 2_000, "low": 1, "close": close} for row in bars(5)]
+            async with db.session_context() as session:
+                await market_data.upsert_daily(session, rows[1:], series="columns")
+                await market_data.upsert_daily(session, one_by_one(rows), series="rows")
+        async with db.session_context() as session:
+            assert await market_data.delete_daily(session, "AAPL") == 3
+        async with db.session_context() as session:
+            assert (await session.scalars(sa.select(BarRevision))).all() == []

@@ -177,6 +177,7 @@ async def test_the_information_tells_what_is_there(db: DatabaseManager, database
     assert info["dialect"] == sa.make_url(database_url).get_backend_name()
     assert info["driver"] == sa.make_url(database_url).get_driver_name()
     assert info["tables"] == {
+        "bar_revisions": 0,
         "daily_data": 3,
         "intraday_data": 0,
         "metadata": 1,

@@ -111,7 +111,13 @@ async def store_something_of_each_age(session: AsyncSession) -> None:
 async def test_a_purge_removes_what_is_older_than_the_policy_keeps_and_counts_it(session: AsyncSession) -> None:
     await store_something_of_each_age(session)
     removed = await system.purge(session, now=NOW)
-    assert removed == {"daily_data": 2, "intraday_data": 3, "signal_history": 1, "system_events": 1}
+    assert removed == {
+        "daily_data": 2,
+        "intraday_data": 3,
+        "signal_history": 1,
+        "system_events": 1,
+        "bar_revisions": 0,
+    }
     assert [line.rows for line in await market_data.coverage(session)] == [3, 3, 2, 2, 2]
     assert len(await trading.list_signals(session)) == 2
     assert await said(session) == ["-1", "0"]
@@ -121,7 +127,7 @@ async def test_a_purge_removes_what_is_older_than_the_policy_keeps_and_counts_it
 
 async def test_a_policy_may_keep_a_table_for_ever_or_not_at_all(session: AsyncSession) -> None:
     await store_something_of_each_age(session)
-    policy = Retention(daily_days=None, intraday_days=29, signal_days=None, event_days=0)
+    policy = Retention(daily_days=None, intraday_days=29, signal_days=None, event_days=0, revision_days=None)
     assert await system.purge(session, policy, now=NOW) == {"intraday_data": 9, "system_events": 3}
     assert [line.rows for line in await market_data.coverage(session)] == [4, 4]
     with pytest.raises(ConfigurationError, match=r"signal_days is 0 to \d+ days, or None for ever, not -1"):

@@ -8,7 +8,7 @@ import datetime as dt
 import itertools
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.bars import DAY, OPENING, daily, days, intraday, minutes
 from traderrr_data import (
@@ -35,7 +35,6 @@ from traderrr_data import (
     ReplaceResult,
     SystemEvent,
     UpsertResult,
-    bulk,
     market_data,
     portfolio,
     system,
@@ -461,17 +460,11 @@ async def test_a_failed_upsert_undoes_itself_alone_and_the_transaction_goes_on(d
         rows = [daily("A", date) for date in days(600)] + [daily()]
         with pytest.raises(DuplicateRowError):
             await market_data.upsert_daily(session, rows, on_conflict="error")
-        with pytest.raises(ZeroDivisionError):
-            await bulk.upsert(session, DailyData, [daily(series="", close=10)], key=DAILY_KEY, observer=failing)
         await market_data.upsert_daily(session, [daily("MSFT")])
     async with db.session_context(read_only=True) as session:
         assert [(row.ticker, row.rows) for row in await market_data.coverage(session)] == [("AAPL", 1), ("MSFT", 1)]
         [bar] = await market_data.list_daily(session, "AAPL")
         assert bar.close == 11
-
-
-async def failing(_connection: AsyncConnection, _changes: Sequence[bulk.Change]) -> None:
-    raise ZeroDivisionError
 
 
 async def test_a_rollback_leaves_nothing(db: DatabaseManager) -> None:
@@ -486,39 +479,6 @@ async def test_a_rollback_leaves_nothing(db: DatabaseManager) -> None:
         await fail()
     async with db.session_context(read_only=True) as session:
         assert [await count(session, model) for model in (DailyData, SystemEvent)] == [0, 0]
-
-
-async def test_an_observer_sees_each_changed_rows_old_values_in_the_same_transaction(db: DatabaseManager) -> None:
-    seen: list[bulk.Change] = []
-
-    async def observe(connection: AsyncConnection, changes: Sequence[bulk.Change]) -> None:
-        seen.extend(changes)
-        closes = (await connection.execute(sa.select(DailyData.close))).scalars()
-        assert set(closes) == {Decimal(11)}, "it is called before anything changes"
-        await connection.execute(
-            sa.insert(SystemEvent).values(event_type="REVISION", description=str(len(changes)), severity="INFO")
-        )
-
-    async def store(session: AsyncSession, **values: Any) -> UpsertResult:
-        rows = [daily(series="", **values), daily("MSFT", series=""), daily("NEW", series="")]
-        return await bulk.upsert(session, DailyData, rows, key=DAILY_KEY, observer=observe)
-
-    async with db.session_context() as session:
-        await market_data.upsert_daily(session, [daily(source="first", volume="0.5"), daily("MSFT")])
-        await age(session)
-    async with db.get_session() as session:
-        assert await store(session, close=10, source=None) == UpsertResult(inserted=1, updated=1, unchanged=1)
-        await session.rollback()
-    [(old, new)] = seen
-    assert new is not None
-    assert (old["close"], old["source"], old["volume"], old["updated_at"]) == (11, "first", Decimal("0.5"), LONG_AGO)
-    assert set(old) == {column.name for column in DailyData.__table__.columns}
-    assert (new["close"], new["source"]) == (10, None)
-    async with db.session_context() as session:
-        assert await count(session, SystemEvent) == 0, "what the observer wrote was rolled back with the rest"
-        seen.clear()
-        assert await store(session) == UpsertResult(inserted=1, unchanged=1, updated=1)
-        assert [change.old["ticker"] for change in seen] == ["AAPL"]
 
 
 # Additions that may be repeated

@@ -25,6 +25,14 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ("CONTRIBUTING.md", "settings.py     the only reader of the environment"): (
         "is a picture of folders; test_contributing.py compares it with them"
     ),
+    (
+        "performance.md",
+        "nox -s benchmark -- --rows 100000 --markdown docs/performance.md --json timings.json",
+    ): "takes hours, and writes into the document; tests/contract/test_benchmarks.py runs its command on a few rows",
+    (
+        "performance.md",
+        "python -m benchmarks --database postgresql --workload W2 --workload W3 --rows 1000000 --repeat 5",
+    ): "takes long; tests/contract/test_benchmarks.py runs it on a few rows",
     ("schema.md", "erDiagram"): "is a diagram; test_schema.py compares it with the models",
 }
 

@@ -34,7 +34,7 @@ from traderrr_data import (
 from traderrr_data.models import Base
 
 OURS = sorted(Base.metadata.tables)
-SEVEN = [name for name in OURS if not name.startswith("traderrr_data")]
+STORED = [name for name in OURS if not name.startswith("traderrr_data")]
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ async def test_up_down_to_base_and_up_again_is_the_same_schema(
 ) -> None:
     await schema.upgrade(empty.engine)
     first = catalog(backend, empty_url)
-    assert len(SEVEN) == 7
+    assert len(STORED) == 8
     await fill(empty)
     await schema.downgrade(empty.engine, "base")
     assert await tables(empty) == ["traderrr_data_version"]
     await schema.upgrade(empty.engine)
     assert catalog(backend, empty_url) == first
-    assert await counts(empty) == dict.fromkeys(SEVEN, 0)
+    assert await counts(empty) == dict.fromkeys(STORED, 0)
 
 
 async def test_what_an_upgrade_reports_as_done_is_there_for_a_new_connection(
@@ -158,8 +158,8 @@ async def test_a_revision_that_fails_midway_leaves_nothing_or_can_go_on(
     await schema.upgrade(empty.engine)
     await fill(empty)
     project.add_revision(
-        "002",
-        after="001",
+        "003",
+        after="002",
         upgrade="""
 if not sa.inspect(op.get_bind()).has_table("half"): op.create_table("half", sa.Column("a", sa.Integer()))
 op.execute("INSERT INTO metadata (ticker) VALUES ('HALF')")
@@ -171,15 +171,15 @@ op.execute("SELECT * FROM no_such_table")
     with pytest.raises(sa.exc.DBAPIError):
         await up(empty, project)
     assert ("half" in await tables(empty)) is not empty.dialect.transactional_ddl
-    assert await schema.current(empty.engine) == "001"
+    assert await schema.current(empty.engine) == "002"
     assert backend.run_sql(empty_url, "SELECT ticker FROM metadata") == [("AAPL",)]
-    project.replace("migrations/versions/002_of_a_test.py", '    op.execute("SELECT * FROM no_such_table")\n', "")
+    project.replace("migrations/versions/003_of_a_test.py", '    op.execute("SELECT * FROM no_such_table")\n', "")
     await up(empty, project)
-    assert backend.run_sql(empty_url, "SELECT version_num FROM traderrr_data_version") == [("002",)]
+    assert backend.run_sql(empty_url, "SELECT version_num FROM traderrr_data_version") == [("003",)]
     assert "half" in await tables(empty)
-    await down(empty, project, "001")
+    await down(empty, project, "002")
     assert "half" not in await tables(empty)
-    assert set((await counts(empty)).values()) == {1}
+    assert await counts(empty) == dict.fromkeys(STORED, 1) | {"bar_revisions": 0}
 
 
 @pytest.mark.parametrize("step", ["create_metadata()", "create_signals()", "create_compatibility()"])
@@ -311,8 +311,8 @@ async def test_a_batch_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(
         )
         await connection.execute(sa.text("INSERT INTO trade_log SELECT 1, id FROM signal_history"))
     project.add_revision(
-        "002",
-        after="001",
+        "003",
+        after="002",
         upgrade="""
 with op.batch_alter_table("signal_history") as batch: batch.add_column(sa.Column("added", sa.Integer()))
 with op.batch_alter_table("signal_history") as batch: batch.drop_column("added")
@@ -339,11 +339,11 @@ async def test_a_migration_that_breaks_references_is_refused_by_the_database_or_
             )
         )
         await connection.execute(sa.text("INSERT INTO trade_log SELECT 1, id FROM signal_history"))
-    project.add_revision("002", after="001", upgrade='op.execute("DELETE FROM signal_history")')
+    project.add_revision("003", after="002", upgrade='op.execute("DELETE FROM signal_history")')
     with pytest.raises(ConstraintViolationError):
         await up(empty, project)
     assert backend.run_sql(empty_url, "SELECT count(*) FROM signal_history") == [("1",)]
-    assert await schema.current(empty.engine) == "001"
+    assert await schema.current(empty.engine) == "002"
 
 
 def test_a_database_that_is_behind_is_refused_and_altered_if_asked(
@@ -354,8 +354,8 @@ def test_a_database_that_is_behind_is_refused_and_altered_if_asked(
     project.alembic(empty_url, "upgrade", "head")
     backend.run_sql(empty_url, "INSERT INTO metadata (ticker) VALUES ('AAPL');")
     project.add_revision(
-        "002",
-        after="001",
+        "003",
+        after="002",
         upgrade='op.add_column("metadata", sa.Column("added", sa.Integer(), nullable=False, server_default="7"))',
         downgrade='op.drop_column("metadata", "added")',
     )
@@ -377,5 +377,5 @@ async def main():
 asyncio.run(main())
 """,
     )
-    assert done.stdout == "the database is at 001, behind 002: run `traderrr-data upgrade`\n", done.stderr
+    assert done.stdout == "the database is at 002, behind 003: run `traderrr-data upgrade`\n", done.stderr
     assert backend.run_sql(empty_url, "SELECT ticker, added FROM metadata") == [("AAPL", "7")]

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 import pymysql  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa

@@ -33,7 +33,7 @@ def checked(rows: Any, shape: Shape = DAILY, **options: Any) -> Batch:
 
 
 def accounted(batch: Batch) -> int:
-    return len(batch.rows) + batch.dropped + batch.duplicates + len(batch.rejected)
+    return len(batch.rows) + len(batch.dropped) + batch.duplicates + len(batch.rejected)
 
 
 def test_values_come_out_as_they_will_be_read_back() -> None:
@@ -287,7 +287,7 @@ def test_a_row_of_a_frame_without_any_price_is_dropped_and_counted() -> None:
     nan = float("nan")
     frame = pd.DataFrame(columns(**{name: [nan, 11.5] for name in ("open", "high", "low", "close")}))
     batch = checked(frame)
-    assert (batch.dropped, len(batch.rows)) == (1, 1)
+    assert (batch.dropped, batch.positions) == ([0], [1])
 
 
 def test_a_row_of_a_frame_without_one_of_its_prices_is_invalid() -> None:

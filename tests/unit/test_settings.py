@@ -34,6 +34,8 @@ WRONG_VALUES = {
     "DB_STATEMENT_TIMEOUT": "-3.5",
     "DB_SSL": "sometimes",
     "DB_SQLITE_JOURNAL": "memoryless",
+    "DB_REVISIONS_DAILY": "perhaps",
+    "DB_REVISIONS_INTRADAY": "perhaps",
     "SQL_ECHO": "perhaps",
 }
 
@@ -66,6 +68,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         DB_SSL_CERT=str(tmp_path / "cert.pem"),
         DB_SSL_KEY=str(tmp_path / "key.pem"),
         DB_SQLITE_JOURNAL="DELETE",
+        DB_REVISIONS_INTRADAY="false",
         SQL_ECHO="true",
     )
     wanted = sa.URL.create("postgresql+asyncpg", "trader", SECRET, "db.example.com", 6543, "bars")
@@ -77,6 +80,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert (settings.db_ssl, settings.db_ssl_ca) == ("verify-full", tmp_path / "ca.pem")
     assert (settings.db_ssl_cert, settings.db_ssl_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
     assert (settings.db_sqlite_journal, settings.sql_echo) == ("delete", True)
+    assert settings.tables_without_revisions == ("intraday_data",)
     assert {name.upper() for name in Settings.model_fields} - set(WRONG_VALUES) == {
         "DATABASE_URL",
         "DATABASE_PATH",

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from traderrr_data import dialects
+from traderrr_data import bulk, dialects
+from traderrr_data.access.revisions import bars_as_of
 from traderrr_data.access.window import window
-from traderrr_data.errors import ConfigurationError
+from traderrr_data.bulk.frames import Columns
+from traderrr_data.errors import ConfigurationError, InvalidRowError
 from traderrr_data.models import DailyData, IntradayData
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 Bar = TypeVar("Bar", DailyData, IntradayData)
-
-_BUILT_INLINE = 2_000  # rows; a larger frame is built in a thread, so that the event loop goes on
 
 
 class Coverage(NamedTuple):
@@ -50,102 +46,155 @@ def line(model: type[Bar], ticker: str, series: str) -> list[sa.ColumnElement[bo
     return [model.ticker == ticker, model.series == series]
 
 
-def among(session: AsyncSession, column: Any, tickers: Iterable[str] | None) -> list[sa.ColumnElement[bool]]:
-    """Return the condition that a ticker is one of these, however many; none for None."""
+def each_once(tickers: Iterable[str] | None) -> list[str] | None:
+    """Return tickers in their order, each once; None for None."""
     if isinstance(tickers, str):
         raise ConfigurationError(f"tickers is a list of tickers: say [{tickers!r}]")
-    if tickers is None:
+    return None if tickers is None else sorted(set(tickers))
+
+
+def among(session: AsyncSession, column: Any, tickers: Iterable[str] | None) -> list[sa.ColumnElement[bool]]:
+    """Return the condition that a ticker is one of these, however many; none for None."""
+    wanted = each_once(tickers)
+    if wanted is None:
         return []
-    return [dialects.for_session(session).match_keys([column], [(ticker,) for ticker in sorted(set(tickers))])]
+    return [dialects.for_session(session).match_keys([column], [(ticker,) for ticker in wanted])]
 
 
 async def list_bars(
-    session: AsyncSession, query: sa.Select[Any], time: Any, *, last: int | None, newest_first: bool
-) -> Sequence[Any]:
-    """Return the bars of a query by time, only the newest `last` of them."""
+    session: AsyncSession,
+    model: type[Bar],
+    time: str,
+    wanted: Mapping[str, str],
+    *,
+    start: Any,
+    end: Any,
+    last: int | None,
+    newest_first: bool,
+    as_of: dt.datetime | None,
+) -> Sequence[Bar]:
+    """Return one line's bars by time, only the newest `last` of a window."""
     if last is not None and last < 0:
         raise ConfigurationError(f"last is a number of bars, not {last}")
+    source: Any = model.__table__ if as_of is None else bars_as_of(model, as_of)
     backwards = newest_first or last is not None
-    query = query.order_by(time.desc() if backwards else time).limit(last)
-    # Another statement of this session may have changed what it already holds.
-    bars = (await session.scalars(query, execution_options={"populate_existing": True})).all()
-    return bars if backwards == newest_first else bars[::-1]
+    by_time = source.c[time].desc() if backwards else source.c[time]
+    chosen = [*(source.c[name] == value for name, value in wanted.items()), *window(source.c[time], start, end)]
+    found = await _objects(session, model, source, lambda query: query.where(*chosen).order_by(by_time).limit(last))
+    return found if backwards == newest_first else found[::-1]
+
+
+async def _objects(
+    session: AsyncSession,
+    model: type[Bar],
+    source: Any,
+    narrowed: Callable[[sa.Select[Any]], sa.Select[Any]],
+) -> Sequence[Bar]:
+    """Return bars as objects: those of now are the session's, past ones belong to no session."""
+    if source is model.__table__:
+        # Another statement of this session may have changed what it already holds.
+        options = {"populate_existing": True}
+        return (await session.scalars(narrowed(sa.select(model)), execution_options=options)).all()
+    rows = (await session.execute(narrowed(sa.select(*source.c)))).mappings()
+    return [model(**row) for row in rows]
 
 
 async def latest_bars(
     session: AsyncSession,
     model: type[Bar],
-    time: Any,
+    time: str,
     tickers: Iterable[str] | None,
-    *conditions: sa.ColumnElement[bool],
-) -> dict[str, Any]:
+    wanted: Mapping[str, str],
+    *,
+    as_of: dt.datetime | None,
+) -> dict[str, Bar]:
     """Return the newest bar of each ticker, by ticker."""
-    newest = (
-        sa.select(model.ticker, sa.func.max(time).label("time"))
-        .where(*conditions, *among(session, model.ticker, tickers))
-        .group_by(model.ticker)
-        .subquery()
+    source: Any = model.__table__ if as_of is None else bars_as_of(model, as_of)
+    chosen = [source.c[name] == value for name, value in wanted.items()]
+    if as_of is None:
+        newest = _newest(session, source, time, tickers, wanted)
+    else:
+        newest = (
+            sa.select(source.c.ticker, sa.func.max(source.c[time]).label("time"))
+            .where(*chosen, *among(session, source.c.ticker, tickers))
+            .group_by(source.c.ticker)
+            .subquery("newest")
+        )
+    same = sa.and_(source.c.ticker == newest.c.ticker, source.c[time] == newest.c.time)
+    found = await _objects(
+        session, model, source, lambda query: query.join(newest, same).where(*chosen).order_by(source.c.ticker)
     )
-    query = (
-        sa.select(model)
-        .join(newest, sa.and_(model.ticker == newest.c.ticker, time == newest.c.time))
-        .where(*conditions)
-        .order_by(model.ticker)
-    )
-    bars = await session.scalars(query, execution_options={"populate_existing": True})
-    return {bar.ticker: bar for bar in bars}
+    return {bar.ticker: bar for bar in found}
 
 
-async def stream_bars(
+def _newest(
+    session: AsyncSession, table: sa.Table, time: str, tickers: Iterable[str] | None, wanted: Mapping[str, str]
+) -> sa.Subquery:
+    """Return the time of each ticker's newest bar, found by one look into the key's index for each of them."""
+    given = each_once(tickers)
+    values = None if given is None else [_as_read(table.c.ticker, ticker) for ticker in given]
+    each = dialects.for_session(session).each_value(table.c.ticker, values).subquery("each")
+    bar = table.alias("bar")
+    latest = (
+        sa.select(bar.c[time])
+        .where(bar.c.ticker == each.c.value, *(bar.c[name] == value for name, value in wanted.items()))
+        .order_by(bar.c[time].desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(each.c.value.label("ticker"), latest.label("time")).subquery("newest")
+
+
+def columns_of(
     session: AsyncSession,
     model: type[Bar],
-    columns: Sequence[str],
-    time: Any,
+    names: Sequence[str],
+    time: str,
     tickers: Iterable[str] | None,
-    *conditions: sa.ColumnElement[bool],
-    exact: bool,
-    batch_rows: int,
-) -> AsyncIterator[pa.RecordBatch]:
-    """Yield record batches by ticker and time, each found from where the last one ended.
+    *,
+    start: Any,
+    end: Any,
+    as_of: dt.datetime | None = None,
+    **constants: str,
+) -> Columns:
+    """Return what a stream or a frame reads: bars of a window, by ticker and time.
 
-    No cursor stays open between them, so whoever stops early leaves nothing behind.
+    Args:
+        session: tells the database.
+        model: whose bars.
+        names: the columns, in their order.
+        time: the name of the column of time.
+        tickers: None for all.
+        start: of the window, None for no start.
+        end: of the window, None for no end.
+        as_of: the bars that stood at this instant; None for now.
+        constants: the columns that divide lines of bars, and the one value of each that is wanted.
     """
-    if batch_rows < 1:
-        raise ConfigurationError(f"batch_rows is a number of rows, not {batch_rows}")
-    query = (
-        sa.select(*(model.__table__.c[name] for name in columns))
-        .where(*conditions, *among(session, model.ticker, tickers))
-        .order_by(model.ticker, time)
-        .limit(batch_rows)
+    column: Any = (model.__table__ if as_of is None else bars_as_of(model, as_of)).c
+    constants = {name: _as_read(column[name], value) for name, value in constants.items()}
+    wanted = each_once(tickers)
+    single = wanted is not None and len(wanted) == 1
+    chosen = [column["ticker"] == wanted[0]] if wanted and single else among(session, column["ticker"], wanted)
+    for name, value in constants.items():
+        # Two limits instead of `=` where many tickers are read: MariaDB and SQLite would not see that the index has
+        # the rows in the wanted order, and sort them anew for every page.
+        chosen += [column[name] == value] if single else [column[name] >= value, column[name] <= value]
+    return Columns(
+        model,
+        names,
+        sa.select(*(column[name] for name in names if name not in constants)).where(
+            *chosen, *window(column[time], start, end)
+        ),
+        [column["ticker"], *(column[name] for name in constants), column[time]],
+        constants,
     )
-    at_ticker, at_time = columns.index("ticker"), columns.index(time.key)
-    beyond: list[sa.ColumnElement[bool]] = []
-    while rows := (await session.execute(query.where(*beyond))).all():
-        yield await _record_batch(model, columns, rows, exact=exact)
-        if len(rows) < batch_rows:
-            return
-        ticker, instant = rows[-1][at_ticker], rows[-1][at_time]
-        beyond = [sa.or_(model.ticker > ticker, sa.and_(model.ticker == ticker, time > instant))]
 
 
-async def _record_batch(
-    model: type[Bar], columns: Sequence[str], rows: Sequence[sa.Row[Any]], *, exact: bool
-) -> pa.RecordBatch:
-    from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
-
-    def build() -> pa.RecordBatch:
-        return arrow.batch_of(arrow.schema_of(model, columns, exact=exact), rows)
-
-    return build() if len(rows) <= _BUILT_INLINE else await asyncio.to_thread(build)
-
-
-async def frame(
-    model: type[Bar], columns: Sequence[str], batches: AsyncIterator[pa.RecordBatch], *, exact: bool
-) -> pa.Table:
-    """Return record batches as one table, which has its columns also if there is no batch."""
-    from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
-
-    return arrow.table_of(arrow.schema_of(model, columns, exact=exact), [batch async for batch in batches])
+def _as_read(column: Any, value: str) -> str:
+    try:
+        return str(column.type.coerce(value))
+    except ValueError as error:
+        raise InvalidRowError(str(error), column=column.key) from error
 
 
 async def coverage_of(
@@ -173,7 +222,7 @@ async def coverage_of(
 
 async def delete_bars(
     session: AsyncSession,
-    model: type[Bar],
+    model: type[DailyData | IntradayData],
     time: Any,
     *conditions: sa.ColumnElement[bool],
     ticker: str | None,
@@ -188,13 +237,13 @@ async def delete_bars(
     end = end if before is None else before
     if ticker is None and start is None and end is None:
         raise ConfigurationError("this would delete every bar: say a ticker, before, start or end")
-    statement = sa.delete(model).where(
+    chosen: list[sa.ColumnElement[bool]] = [
         *conditions,
         *([model.ticker == ticker] if ticker is not None else []),
         *([model.series == series] if series is not None else []),
         *window(time, start, end),
-    )
-    return await deleted(session, statement)
+    ]
+    return await bulk.delete(session, model, chosen)
 
 
 async def deleted(session: AsyncSession, statement: sa.Delete) -> int:

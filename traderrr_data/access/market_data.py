@@ -8,9 +8,9 @@ commits.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,10 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from traderrr_data import bulk
 from traderrr_data.access import bars
 from traderrr_data.access.bars import Coverage
+from traderrr_data.access.revisions import Difference, differences, list_revisions
 from traderrr_data.access.window import bounds, contains, window
-from traderrr_data.bulk import OnConflict, OnInvalid, ReplaceResult, Rows, UpsertResult
+from traderrr_data.bulk import OnConflict, OnInvalid, ReplaceResult, Rows, UpsertResult, frames
 from traderrr_data.errors import RowNotFoundError
-from traderrr_data.models import DailyData, IntradayData, Metadata
+from traderrr_data.models import BarRevision, DailyData, IntradayData, Metadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,12 +49,13 @@ class Summary(NamedTuple):
 
 async def upsert_daily(
     session: AsyncSession,
-    rows: Rows,
+    rows: Rows | AsyncIterable[Rows],
     *,
     series: str = "",
     on_conflict: OnConflict = "update",
     on_invalid: OnInvalid = "raise",
     allow_inconsistent: bool = False,
+    verdicts: bool = False,
 ) -> UpsertResult:
     """Store daily bars: new ones are inserted, stored ones that differ are updated, the rest is left alone.
 
@@ -64,11 +66,14 @@ async def upsert_daily(
     Args:
         session: an open session.
         rows: mappings by column name, DailyData objects, or a frame (Arrow, pandas, Polars, DuckDB). In a frame NaN
-            means None, and a row without any price is dropped.
+            means None, and a row without any price is dropped. Or an async iterator of such batches, which are stored
+            one after the other in bounded memory, small record batches together; a key that comes again in a later
+            batch is a duplicate if both are stored together, and otherwise meets a stored row there.
         series: the line of bars of all rows that do not name one.
         on_conflict: where a bar is stored: "update" it, "ignore" the row, or raise an "error".
         on_invalid: "raise" at the first invalid row, or "reject" it and go on.
         allow_inconsistent: store bars whose prices are out of order, as they were sent.
+        verdicts: also tell of each row what became of it.
 
     Returns:
         The exact counts, also beside other writers.
@@ -87,18 +92,20 @@ async def upsert_daily(
         on_conflict=on_conflict,
         on_invalid=on_invalid,
         allow_inconsistent=allow_inconsistent,
+        verdicts=verdicts,
     )
 
 
 async def upsert_intraday(
     session: AsyncSession,
-    rows: Rows,
+    rows: Rows | AsyncIterable[Rows],
     *,
     timeframe: str | None = None,
     series: str = "",
     on_conflict: OnConflict = "update",
     on_invalid: OnInvalid = "raise",
     allow_inconsistent: bool = False,
+    verdicts: bool = False,
 ) -> UpsertResult:
     """Store intraday bars; in all else as `upsert_daily`.
 
@@ -110,6 +117,7 @@ async def upsert_intraday(
         on_conflict: where a bar is stored: "update" it, "ignore" the row, or raise an "error".
         on_invalid: "raise" at the first invalid row, or "reject" it and go on.
         allow_inconsistent: store bars whose prices are out of order, as they were sent.
+        verdicts: also tell of each row what became of it.
 
     Returns:
         The exact counts, also beside other writers.
@@ -128,6 +136,7 @@ async def upsert_intraday(
         on_conflict=on_conflict,
         on_invalid=on_invalid,
         allow_inconsistent=allow_inconsistent,
+        verdicts=verdicts,
     )
 
 
@@ -222,6 +231,7 @@ async def list_daily(
     last: int | None = None,
     newest_first: bool = False,
     series: str = "",
+    as_of: dt.datetime | None = None,
 ) -> Sequence[DailyData]:
     """Return one ticker's daily bars, oldest first; empty if none is stored.
 
@@ -233,9 +243,15 @@ async def list_daily(
         last: only the newest so many of the window.
         newest_first: turn the order round.
         series: the line of bars.
+        as_of: the bars exactly as they stood at this instant, which has a time zone; None for now.
+
+    Raises:
+        InvalidRowError: `as_of` has no time zone.
     """
-    query = sa.select(DailyData).where(*bars.line(DailyData, ticker, series), *window(DailyData.date, start, end))
-    return await bars.list_bars(session, query, DailyData.date, last=last, newest_first=newest_first)
+    wanted = {"ticker": ticker, "series": series}
+    return await bars.list_bars(
+        session, DailyData, "date", wanted, start=start, end=end, last=last, newest_first=newest_first, as_of=as_of
+    )
 
 
 async def list_intraday(
@@ -248,6 +264,7 @@ async def list_intraday(
     last: int | None = None,
     newest_first: bool = False,
     series: str = "",
+    as_of: dt.datetime | None = None,
 ) -> Sequence[IntradayData]:
     """Return one ticker's intraday bars of one timeframe, oldest first; empty if none is stored.
 
@@ -260,17 +277,27 @@ async def list_intraday(
         last: only the newest so many of the window.
         newest_first: turn the order round.
         series: the line of bars.
+        as_of: the bars exactly as they stood at this instant, which has a time zone; None for now.
+
+    Raises:
+        InvalidRowError: `as_of` has no time zone.
     """
-    query = sa.select(IntradayData).where(
-        *bars.line(IntradayData, ticker, series),
-        IntradayData.timeframe == timeframe,
-        *window(IntradayData.datetime, start, end),
+    wanted = {"ticker": ticker, "series": series, "timeframe": timeframe}
+    return await bars.list_bars(
+        session,
+        IntradayData,
+        "datetime",
+        wanted,
+        start=start,
+        end=end,
+        last=last,
+        newest_first=newest_first,
+        as_of=as_of,
     )
-    return await bars.list_bars(session, query, IntradayData.datetime, last=last, newest_first=newest_first)
 
 
 async def latest_daily(
-    session: AsyncSession, tickers: Iterable[str] | None = None, *, series: str = ""
+    session: AsyncSession, tickers: Iterable[str] | None = None, *, series: str = "", as_of: dt.datetime | None = None
 ) -> dict[str, DailyData]:
     """Return the newest daily bar of each ticker, in the tickers' order; one without bars is not among them.
 
@@ -278,16 +305,22 @@ async def latest_daily(
         session: any open session; nothing is written.
         tickers: None for all that are stored.
         series: the line of bars.
+        as_of: the newest that stood at this instant; None for now.
     """
-    return await bars.latest_bars(session, DailyData, DailyData.date, tickers, DailyData.series == series)
+    return await bars.latest_bars(session, DailyData, "date", tickers, {"series": series}, as_of=as_of)
 
 
 async def latest_intraday(
-    session: AsyncSession, tickers: Iterable[str] | None = None, *, timeframe: str, series: str = ""
+    session: AsyncSession,
+    tickers: Iterable[str] | None = None,
+    *,
+    timeframe: str,
+    series: str = "",
+    as_of: dt.datetime | None = None,
 ) -> dict[str, IntradayData]:
     """Return the newest intraday bar of each ticker; as `latest_daily`, for one timeframe."""
-    conditions = [IntradayData.series == series, IntradayData.timeframe == timeframe]
-    return await bars.latest_bars(session, IntradayData, IntradayData.datetime, tickers, *conditions)
+    wanted = {"series": series, "timeframe": timeframe}
+    return await bars.latest_bars(session, IntradayData, "datetime", tickers, wanted, as_of=as_of)
 
 
 def stream_daily(
@@ -297,6 +330,7 @@ def stream_daily(
     start: dt.date | None = None,
     end: dt.date | None = None,
     series: str = "",
+    as_of: dt.datetime | None = None,
     exact: bool = True,
     batch_rows: int = 50_000,
 ) -> AsyncIterator[pa.RecordBatch]:
@@ -311,20 +345,14 @@ def stream_daily(
         start: first session date wanted; None for the earliest.
         end: first session date NOT wanted; None for all up to the newest.
         series: the line of bars.
+        as_of: the bars exactly as they stood at this instant, which has a time zone; None for now.
         exact: decimals as they are stored; False for float64.
         batch_rows: of one batch at most.
     """
-    return bars.stream_bars(
-        session,
-        DailyData,
-        _DAILY_COLUMNS,
-        DailyData.date,
-        tickers,
-        DailyData.series == series,
-        *window(DailyData.date, start, end),
-        exact=exact,
-        batch_rows=batch_rows,
+    wanted = bars.columns_of(
+        session, DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
     )
+    return frames.stream(session, wanted, exact=exact, batch_rows=batch_rows)
 
 
 def stream_intraday(
@@ -335,22 +363,24 @@ def stream_intraday(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     series: str = "",
+    as_of: dt.datetime | None = None,
     exact: bool = True,
     batch_rows: int = 50_000,
 ) -> AsyncIterator[pa.RecordBatch]:
     """Return an iterator over the bars of one timeframe, by ticker and instant; in all else as `stream_daily`."""
-    return bars.stream_bars(
+    wanted = bars.columns_of(
         session,
         IntradayData,
         _INTRADAY_COLUMNS,
-        IntradayData.datetime,
+        "datetime",
         tickers,
-        IntradayData.series == series,
-        IntradayData.timeframe == timeframe,
-        *window(IntradayData.datetime, start, end),
-        exact=exact,
-        batch_rows=batch_rows,
+        start=start,
+        end=end,
+        series=series,
+        timeframe=timeframe,
+        as_of=as_of,
     )
+    return frames.stream(session, wanted, exact=exact, batch_rows=batch_rows)
 
 
 async def daily_frame(
@@ -360,6 +390,7 @@ async def daily_frame(
     start: dt.date | None = None,
     end: dt.date | None = None,
     series: str = "",
+    as_of: dt.datetime | None = None,
     exact: bool = True,
 ) -> pa.Table:
     """Return daily bars as one Arrow table, by ticker and date; without rows if none is stored.
@@ -370,10 +401,13 @@ async def daily_frame(
         start: first session date wanted; None for the earliest.
         end: first session date NOT wanted; None for all up to the newest.
         series: the line of bars.
+        as_of: the bars exactly as they stood at this instant, which has a time zone; None for now.
         exact: decimal128 as stored; False for float64.
     """
-    batches = stream_daily(session, tickers, start=start, end=end, series=series, exact=exact)
-    return await bars.frame(DailyData, _DAILY_COLUMNS, batches, exact=exact)
+    wanted = bars.columns_of(
+        session, DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
+    )
+    return await frames.frame(session, wanted, exact=exact)
 
 
 async def intraday_frame(
@@ -384,11 +418,80 @@ async def intraday_frame(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     series: str = "",
+    as_of: dt.datetime | None = None,
     exact: bool = True,
 ) -> pa.Table:
     """Return intraday bars of one timeframe as one Arrow table, by ticker and instant; as `daily_frame`."""
-    batches = stream_intraday(session, tickers, timeframe=timeframe, start=start, end=end, series=series, exact=exact)
-    return await bars.frame(IntradayData, _INTRADAY_COLUMNS, batches, exact=exact)
+    wanted = bars.columns_of(
+        session,
+        IntradayData,
+        _INTRADAY_COLUMNS,
+        "datetime",
+        tickers,
+        start=start,
+        end=end,
+        series=series,
+        timeframe=timeframe,
+        as_of=as_of,
+    )
+    return await frames.frame(session, wanted, exact=exact)
+
+
+async def revisions(
+    session: AsyncSession,
+    ticker: str,
+    *,
+    timeframe: str | None = None,
+    start: dt.date | None = None,
+    end: dt.date | None = None,
+    series: str = "",
+) -> Sequence[BarRevision]:
+    """Return every version of a ticker's bars that was overwritten or deleted, by bar, the oldest version first.
+
+    Args:
+        session: any open session; nothing is written.
+        ticker: as stored, byte for byte.
+        timeframe: of intraday bars; None for daily bars.
+        start: the first bar's date, or its first instant; None for the earliest.
+        end: the first bar NOT wanted; None for all up to the newest.
+        series: the line of bars.
+    """
+    model: Any = DailyData if timeframe is None else IntradayData
+    time: Any = BarRevision.date if timeframe is None else BarRevision.datetime
+    chosen = [
+        BarRevision.ticker == ticker,
+        BarRevision.series == series,
+        BarRevision.table_name == model.__tablename__,
+        *([] if timeframe is None else [BarRevision.timeframe == timeframe]),
+        *window(time, start, end),
+    ]
+    return await list_revisions(session, chosen, time)
+
+
+async def diff(
+    session: AsyncSession,
+    *,
+    since: dt.datetime,
+    until: dt.datetime | None = None,
+    tickers: Iterable[str] | None = None,
+) -> list[Difference]:
+    """Return the bars that were stored at one instant and read otherwise at a later one: what was rewritten meanwhile.
+
+    A bar that was changed and changed back is not among them, nor one that is new. Daily bars come first, then by
+    ticker, series, timeframe and time.
+
+    Args:
+        session: any open session; nothing is written.
+        since: the earlier instant, with a time zone, by the database's clock.
+        until: the later one; None for now.
+        tickers: None for all.
+
+    Raises:
+        InvalidRowError: an instant has no time zone.
+    """
+    chosen = bars.among(session, BarRevision.ticker, tickers)
+    daily = await differences(session, DailyData, "date", *chosen, since=since, until=until)
+    return daily + await differences(session, IntradayData, "datetime", *chosen, since=since, until=until)
 
 
 async def coverage(session: AsyncSession, tickers: Iterable[str] | None = None) -> list[Coverage]:

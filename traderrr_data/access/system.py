@@ -15,7 +15,7 @@ from traderrr_data.access.bars import deleted
 from traderrr_data.access.trading import checked_limit
 from traderrr_data.access.window import window
 from traderrr_data.errors import ConfigurationError
-from traderrr_data.models import DailyData, IntradayData, SignalHistory, SystemEvent
+from traderrr_data.models import BarRevision, DailyData, IntradayData, SignalHistory, SystemEvent
 
 _ROWS_A_STATEMENT = 1000
 _LONGEST = 100_000  # days
@@ -30,12 +30,14 @@ class Retention:
         intraday_days: intraday bars, by their start.
         signal_days: signals, by date.
         event_days: events, by when they were stored.
+        revision_days: versions of bars that were overwritten or deleted, by when that was.
     """
 
     daily_days: int | None = 730
     intraday_days: int | None = 30
     signal_days: int | None = 90
     event_days: int | None = 30
+    revision_days: int | None = 730
 
     def __post_init__(self) -> None:
         """Refuse what would delete the future.
@@ -120,6 +122,8 @@ async def purge(
 ) -> dict[str, int]:
     """Delete what is older than the policy keeps, in small statements. The caller commits.
 
+    It is there to free space: bars that it deletes are gone, and leave no version behind.
+
     Args:
         session: an open session.
         policy: None for Retention().
@@ -145,6 +149,9 @@ async def purge(
         removed["signal_history"] = await _delete_by_id(session, SignalHistory, old)
     if policy.event_days is not None:
         removed["system_events"] = await delete_events(session, before=cutoff(policy.event_days))
+    if policy.revision_days is not None:
+        forgotten = BarRevision.known_until < cutoff(policy.revision_days)
+        removed["bar_revisions"] = await _delete_by_id(session, BarRevision, forgotten)
     return removed
 
 

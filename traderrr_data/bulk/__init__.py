@@ -1,18 +1,16 @@
 """Many rows at once: any input is checked once, and a checked batch is merged into its table."""
 
-from traderrr_data.bulk.merge import Change, Observer
 from traderrr_data.bulk.rows import OnInvalid, Rejection, Rows
-from traderrr_data.bulk.upsert import OnConflict, ReplaceResult, UpsertResult, replace, upsert
+from traderrr_data.bulk.upsert import OnConflict, ReplaceResult, UpsertResult, delete, replace, upsert
 
 __all__ = [
-    "Change",
-    "Observer",
     "OnConflict",
     "OnInvalid",
     "Rejection",
     "ReplaceResult",
     "Rows",
     "UpsertResult",
+    "delete",
     "replace",
     "upsert",
 ]

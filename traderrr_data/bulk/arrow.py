@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from traderrr_data.bulk.rows import NO_BAR, PRICES
+from traderrr_data.dialects.wire import nulls, whole_numbers
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models import Base
 from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
 
+MANY_ROWS = 100_000  # more in one batch are hardly faster
+_EXACT_IN_A_DOUBLE = 2**53
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the index of a filtered frame
 
 
@@ -65,6 +69,36 @@ def table_of_frame(frame: Any) -> pa.Table:
     return table.select([name for name in names if not _UNNAMED_INDEX.fullmatch(name)])
 
 
+async def joined(batches: AsyncIterable[Any], *, rows: int) -> AsyncGenerator[Any, None]:
+    """Yield batches in their order, and close their iterator in the end.
+
+    Args:
+        batches: of any kind.
+        rows: how many rows Arrow's batches that follow each other may have to be yielded as one table.
+    """
+    waiting: list[pa.RecordBatch] = []
+    try:
+        async for batch in batches:
+            if waiting and not _fits(batch, waiting, rows):
+                yield pa.Table.from_batches(waiting)
+                waiting.clear()
+            if isinstance(batch, pa.RecordBatch):
+                waiting.append(batch)
+            else:
+                yield batch
+        if waiting:
+            yield pa.Table.from_batches(waiting)
+    finally:
+        if isinstance(batches, AsyncGenerator):
+            await batches.aclose()
+
+
+def _fits(batch: Any, waiting: Sequence[pa.RecordBatch], rows: int) -> bool:
+    if not isinstance(batch, pa.RecordBatch) or not batch.schema.equals(waiting[0].schema, check_metadata=True):
+        return False
+    return sum(map(len, waiting)) + len(batch) <= rows
+
+
 def schema_of(model: type[Base], names: Sequence[str], *, exact: bool) -> pa.Schema:
     """Return the Arrow schema of some columns of a table."""
     columns = model.__table__.c
@@ -88,16 +122,35 @@ def storage_of(column_type: Any, *, exact: bool = True) -> pa.DataType:
 def batch_of(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:
     """Return rows, whose cells stand in the schema's order, as one record batch."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    return pa.record_batch([_array(cells, f.type) for cells, f in zip(columns, schema, strict=True)], schema=schema)
+    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def completed(batch: pa.RecordBatch, schema: pa.Schema, constants: Mapping[str, str]) -> pa.RecordBatch:
+    """Return exact columns as those of a schema, which may have floats for decimals, and columns of one text more."""
+    arrays = []
+    for field in schema:
+        if field.name in constants:
+            arrays.append(pa.repeat(pa.scalar(constants[field.name], field.type), batch.num_rows))
+        elif pa.types.is_float64(field.type):
+            arrays.append(_floats(batch[field.name]))
+        else:
+            arrays.append(batch[field.name])
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _floats(column: pa.Array) -> pa.Array:
+    """Return decimals as the floats nearest to them; Arrow's own cast is one bit off in every seventh."""
+    null = nulls(column)
+    try:
+        whole = whole_numbers(column)
+    except OverflowError:
+        return pa.array([None if cell is None else float(cell) for cell in column.to_pylist()], pa.float64())
+    floats = whole / float(10**column.type.scale)  # two numbers that doubles hold, and one rounding
+    for position in np.flatnonzero(np.abs(whole) > _EXACT_IN_A_DOUBLE):
+        floats[position] = float(column[int(position)].as_py())
+    return pa.array(floats, pa.float64(), mask=null)
 
 
 def table_of(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> pa.Table:
     """Return record batches of one schema as a table."""
     return pa.Table.from_batches(batches, schema=schema)
-
-
-def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_float64(kind):
-        # Python's float() rounds correctly; Arrow's cast from decimals is one bit off in every seventh.
-        cells = [None if cell is None else float(cell) for cell in cells]
-    return pa.array(cells, kind)

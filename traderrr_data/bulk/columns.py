@@ -24,9 +24,14 @@ from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionD
 
 _POSITION = "position in the input"  # the name of a column of our own; no table has one like it
 _SURE = 10**15  # a decimal of 15 digits and the double nearest to it stand for each other
+_DIGITS = 18  # that 64 bits have room for, whichever they are
 _FIRST_DAY = int(np.datetime64("1000-01-01", "D").astype(np.int64))
 _LAST_DAY = int(np.datetime64("9999-12-31", "D").astype(np.int64))
 _DAY = 86_400_000_000  # microseconds
+_INSTANT = (  # what Arrow reads as the row check does: to a microsecond, with an offset
+    "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[ T]([01][0-9]|2[0-3]):[0-5][0-9]"
+    r"(:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])$"
+)
 _MOST_IN_DOUBT = 0.2  # of a batch; with more, looking at columns first is a waste
 
 
@@ -42,6 +47,7 @@ def check(
     exact_decimals: bool,
     on_invalid: OnInvalid,
     allow_inconsistent: bool = False,
+    equal_repeats: bool = False,
 ) -> Batch:
     """Return a large batch as checked columns; the arguments are those of `rows.check`.
 
@@ -61,10 +67,13 @@ def check(
         doubtful |= _out_of_order(columns)
     if doubtful.mean() > _MOST_IN_DOUBT:
         raise Undecided
-    batch = Batch(dropped=given.num_rows - len(bars))
+    dropped = np.setdiff1d(np.arange(given.num_rows), bars, assume_unique=True).tolist()
+    batch = Batch(given=given.num_rows, dropped=dropped)
     settled: dict[int, Row] = {}
-    for position in bars[doubtful].tolist():
-        row = next(arrow.rows_of_frame(given.slice(position, 1))) if isinstance(rows, pa.Table) else rows[position]
+    in_doubt = bars[doubtful]
+    doubted = arrow.rows_of_frame(given.take(pa.array(in_doubt))) if isinstance(rows, pa.Table) else None
+    for position in in_doubt.tolist():
+        row = rows[position] if doubted is None else next(doubted)
         try:
             settled[position] = check_row(
                 row, shape, fixed, exact_decimals=exact_decimals, allow_inconsistent=allow_inconsistent
@@ -72,8 +81,25 @@ def check(
         except InvalidRowError as error:
             batch.reject(position, error, on_invalid)
     sure = pa.table({_POSITION: pa.array(bars), **columns}).filter(pa.array(~doubtful))
-    batch.columns = _in_order(pa.concat_tables([sure, _rebuilt(settled, sure.schema)]), shape, batch)
+    ordered = _in_order(pa.concat_tables([sure, _rebuilt(settled, sure.schema)]), shape, equal_repeats=equal_repeats)
+    batch.positions, batch.columns = ordered[_POSITION].to_pylist(), ordered.drop_columns([_POSITION])
     return batch
+
+
+def of_rows(rows: Sequence[Row], shape: Shape) -> pa.Table:
+    """Return checked rows as columns.
+
+    Raises:
+        Undecided: the rows do not all have the same columns.
+        OverflowError: a decimal does not fit 64 bits, which the fast ways need.
+    """
+    names = rows[0].keys() if rows else {}
+    if not names or any(row.keys() != names for row in rows):
+        raise Undecided
+    kinds = {name: arrow.storage_of(shape.types[name]) for name in (*names, *shape.key)}
+    table = pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
+    _refuse_long_decimals(table)
+    return table
 
 
 def _columns_of_mappings(rows: Sequence[Mapping[str, Any]], shape: Shape) -> pa.Table:
@@ -83,7 +109,7 @@ def _columns_of_mappings(rows: Sequence[Mapping[str, Any]], shape: Shape) -> pa.
         raise Undecided
     try:
         return pa.table({name: _column_of([row[name] for row in rows], shape.types[name]) for name in names})
-    except (KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+    except (KeyError, TypeError, OverflowError, UnicodeEncodeError, pa.ArrowException) as error:
         raise Undecided from error
 
 
@@ -131,6 +157,8 @@ def _converted(table: pa.Table, shape: Shape, fixed: Row, *, exact_decimals: boo
             doubtful |= (np.abs(whole) >= _SURE) & ~np.asarray(held)
     for name in fixed.keys() - columns.keys():
         columns[name] = pa.repeat(pa.scalar(fixed[name], pa.string()), table.num_rows)
+    for name in set(shape.key) - columns.keys():
+        columns[name] = pa.nulls(table.num_rows, arrow.storage_of(shape.types[name]))
     return columns, doubtful
 
 
@@ -152,13 +180,13 @@ def _convert(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
         return _decimals(kind, column)
     if isinstance(kind, UtcDateTime):
         return _instants(column)
-    if isinstance(kind, SessionDate):
+    if isinstance(kind, SessionDate) and not _is_text(column.type):
         return _dates(column)
     if isinstance(kind, Flag):
         if not pa.types.is_boolean(column.type):
             raise Undecided
         return column, np.zeros(len(column), dtype=np.bool_)
-    return _texts(kind, column)
+    return _by_spelling(kind, column)
 
 
 def _decimals(kind: ExactDecimal, column: pa.Array) -> tuple[pa.Array, Mask]:
@@ -169,6 +197,9 @@ def _decimals(kind: ExactDecimal, column: pa.Array) -> tuple[pa.Array, Mask]:
         values, doubtful = _multiplied(column.cast(pa.int64()).fill_null(0).to_numpy(), 10**kind.scale)
     elif pa.types.is_decimal128(column.type) and 0 <= column.type.scale <= kind.scale:
         values, doubtful = _multiplied(whole_numbers(column), 10 ** (kind.scale - column.type.scale))
+    elif _is_text(column.type):
+        column, doubtful = _matching(column, _numeral(kind))
+        values = whole_numbers(column.cast(pa.decimal128(kind.precision, kind.scale)))
     else:
         raise Undecided
     if kind.limit * 10**kind.scale < 2**63:
@@ -177,6 +208,22 @@ def _decimals(kind: ExactDecimal, column: pa.Array) -> tuple[pa.Array, Mask]:
     valid = pa.array(~null).buffers()[1] if null.any() else None
     target = pa.decimal128(kind.precision, kind.scale)
     return pa.Array.from_buffers(target, len(values), [valid, pa.py_buffer(words)]), doubtful & ~null
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _numeral(kind: ExactDecimal) -> str:
+    """Return the pattern of texts that Arrow reads as the exact decimals that `coerce` returns for them."""
+    return rf"^([+-]?[0-9]{{1,{_DIGITS - kind.scale}}}(\.[0-9]{{0,{kind.scale}}})?|0E-[0-9]{{1,2}})$"
+
+
+def _matching(column: pa.Array, pattern: str) -> tuple[pa.Array, Mask]:
+    """Return the texts that match, null for all others, and where others are."""
+    matches = pc.match_substring_regex(column, pattern)
+    others = ~np.asarray(matches.fill_null(True))
+    return (pc.if_else(matches, column, None) if others.any() else column), others
 
 
 def _multiplied(values: Whole, factor: int) -> tuple[Whole, Mask]:
@@ -205,16 +252,23 @@ def _measured(kind: ExactDecimal, column: pa.Array) -> tuple[Whole, Mask]:
 
 
 def _instants(column: pa.Array) -> tuple[pa.Array, Mask]:
+    null = nulls(column)
+    others = np.zeros(len(column), dtype=np.bool_)
+    if _is_text(column.type):
+        column, others = _matching(column, _INSTANT)
+        try:
+            column = column.cast(pa.timestamp("us", tz="UTC"))
+        except pa.ArrowInvalid as error:  # a day that is not in the calendar
+            raise Undecided from error
     if not pa.types.is_timestamp(column.type) or column.type.tz is None:
         raise Undecided
-    null = nulls(column)
     ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
     if column.type.unit == "ns":
         micros, doubtful = ticks // 1000, ticks % 1000 != 0
     else:
         micros, doubtful = _multiplied(ticks, {"us": 1, "ms": 10**3, "s": 10**6}[column.type.unit])
     days = micros // _DAY
-    doubtful |= (days < _FIRST_DAY) | (days > _LAST_DAY)
+    doubtful |= others | (days < _FIRST_DAY) | (days > _LAST_DAY)
     return pa.array(micros, pa.int64(), mask=null).cast(pa.timestamp("us", tz="UTC")), doubtful & ~null
 
 
@@ -231,12 +285,12 @@ def _dates(column: pa.Array) -> tuple[pa.Array, Mask]:
     return column, (doubtful | (days < _FIRST_DAY) | (days > _LAST_DAY)) & ~null
 
 
-def _texts(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
-    """Judge each spelling once, however often it stands in the column."""
+def _by_spelling(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
+    """Judge each text once, however often it stands in the column."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    if not pa.types.is_string(encoded.type.value_type) and not pa.types.is_large_string(encoded.type.value_type):
+    if not _is_text(encoded.type.value_type):
         raise Undecided
-    accepted: list[str | None] = []
+    accepted: list[Any] = []
     refused: list[bool] = []
     for spelling in encoded.dictionary.to_pylist():
         try:
@@ -246,42 +300,49 @@ def _texts(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
             accepted.append(None)
             refused.append(True)
     codes = encoded.indices.cast(pa.int64()).fill_null(len(accepted)).to_numpy()
-    return pa.array([*accepted, None], pa.string()).take(pa.array(codes)), np.array([*refused, False])[codes]
+    values = pa.array([*accepted, None], arrow.storage_of(kind))
+    return values.take(pa.array(codes)), np.array([*refused, False])[codes]
 
 
 def _rebuilt(settled: Mapping[int, Row], schema: pa.Schema) -> pa.Table:
     """Return the rows that were judged one by one in the form of the others."""
     rows = [{_POSITION: position, **row} for position, row in settled.items()]
     table = pa.Table.from_pylist(rows, schema=schema)
-    for field in schema:
-        if pa.types.is_decimal(field.type):
-            whole_numbers(table[field.name].combine_chunks())  # refused if one is too long for the fast wire forms
+    _refuse_long_decimals(table)
     return table
 
 
-def _in_order(table: pa.Table, shape: Shape, batch: Batch) -> pa.Table:
+def _refuse_long_decimals(table: pa.Table) -> None:
+    for field in table.schema:
+        if pa.types.is_decimal(field.type):
+            whole_numbers(table[field.name].combine_chunks())
+
+
+def _in_order(table: pa.Table, shape: Shape, *, equal_repeats: bool) -> pa.Table:
     """Return the rows by key, each key once; one order for all writers keeps them from deadlocks."""
     position = table[_POSITION].to_numpy()
-    ranks = [_ranks(table[name].combine_chunks()) for name in shape.key]
+    ranks = [_ranks(table[name].combine_chunks(), position) for name in shape.key]
     order = np.lexsort((position, *reversed(ranks)))
     repeats = np.ones(max(0, len(order) - 1), dtype=np.bool_)
     for rank in ranks:
         repeats &= rank[order][1:] == rank[order][:-1]
     if repeats.any():
+        if equal_repeats:
+            raise Undecided
         order = _winners(table, order, repeats)
-    batch.duplicates = table.num_rows - len(order)
-    table = table.drop_columns([_POSITION])
     return table if np.array_equal(order, np.arange(table.num_rows)) else table.take(pa.array(order))
 
 
-def _ranks(column: pa.Array) -> npt.NDArray[Any]:
+def _ranks(column: pa.Array, position: Whole) -> npt.NDArray[Any]:
+    """Return numbers that sort as the column does; a null is like nothing else, and comes first, by its position."""
     if not pa.types.is_string(column.type):
         return np.asarray(column.cast(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).to_numpy())
     encoded = column.dictionary_encode()
-    rank = np.empty(len(encoded.dictionary), dtype=np.int64)
-    rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
-    ranks: npt.NDArray[Any] = rank[encoded.indices.to_numpy()]
-    return ranks
+    rank = np.zeros(len(encoded.dictionary) or 1, dtype=np.int64)
+    rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(encoded.dictionary))
+    null = nulls(column)
+    ranks: npt.NDArray[Any] = rank[encoded.indices.fill_null(0).to_numpy()]
+    return np.where(null, position - len(column) - position.max(initial=0), ranks) if null.any() else ranks
 
 
 def _winners(table: pa.Table, order: Whole, repeats: Mask) -> Whole:

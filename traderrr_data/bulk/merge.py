@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from traderrr_data import dialects
+from traderrr_data.bulk.revisions import delete, keep, not_before, revisions_of
 from traderrr_data.bulk.rows import Row, Shape, outranks
-from traderrr_data.dialects.base import Counts, Merge
+from traderrr_data.dialects.base import Counts, Merge, Verdict
 from traderrr_data.errors import DuplicateRowError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _KEYS_A_STATEMENT = 500
 
-
-class Change(NamedTuple):
-    """One stored row that a merge changes or removes: all its columns before, and what is set (None: removed)."""
-
-    old: Mapping[str, Any]
-    new: Mapping[str, Any] | None
-
-
-Observer: TypeAlias = Callable[[AsyncConnection, Sequence[Change]], Awaitable[None]]
-"""Called in the same transaction, before rows are changed or removed."""
-
-Verdict: TypeAlias = Literal["inserted", "updated", "unchanged", "skipped"]
+OnConflict: TypeAlias = Literal["update", "ignore", "error", "repeat", "replace"]
 
 
 @dataclass
 class _Plan:
-    """What is to be done with some rows, now that it is known what is stored under their keys."""
+    """What is to be done with some rows, now that it is known what is stored under their keys.
 
-    verdicts: dict[Verdict, list[Row]] = field(
-        default_factory=lambda: {"inserted": [], "updated": [], "unchanged": [], "skipped": []}
-    )
-    changes: list[Change] = field(default_factory=list)
+    Attributes:
+        verdicts: by the `id` of the row, since a row cannot be a key.
+        changed: the rows that are stored otherwise.
+    """
+
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    changed: list[Row] = field(default_factory=list)
+
+    def note(self, verdict: Verdict, rows: Sequence[Row]) -> None:
+        self.verdicts.update((id(row), verdict) for row in rows)
 
 
-async def merge_columns(connection: AsyncConnection, shape: Shape, columns: pa.Table, on_conflict: str) -> Counts:
-    """Merge a batch of columns, as they come from `columns.check`, by the database's own fastest way."""
+async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
+    """Merge a batch of columns by the database's own fastest way.
+
+    Raises:
+        RowByRow: it must go row by row.
+    """
     dialect = _dialect(connection)
-    merge = Merge(shape.table, shape.key, columns, on_conflict == "ignore", on_conflict == "update")
     assert dialect.merge_columns is not None  # noqa: S101 - checked before the columns were made
     try:
         return await dialect.merge_columns(connection, merge)
@@ -62,53 +59,43 @@ async def merge_columns(connection: AsyncConnection, shape: Shape, columns: pa.T
         raise translated from error
 
 
-async def merge_rows(
-    connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: str, observer: Observer | None
-) -> Counts:
-    """Merge checked rows, which are in the order of their keys, a chunk at a time.
+async def merge_rows(connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: OnConflict) -> Counts:
+    """Merge checked rows, which are in the order of their keys, a chunk at a time; with all verdicts.
 
     Raises:
         DuplicateRowError: a key is stored, and `on_conflict` does not allow it.
     """
-    counts = Counts()
+    verdicts: list[Verdict] = []
     for chunk in _chunks(rows):
-        settled = (await _merge_chunk(connection, shape, chunk, on_conflict, observer)).verdicts
-        counts.inserted += len(settled["inserted"])
-        counts.updated += len(settled["updated"])
-        counts.unchanged += len(settled["unchanged"])
-        counts.skipped += len(settled["skipped"])
-    return counts
+        settled = (await _merge_chunk(connection, shape, chunk, on_conflict)).verdicts
+        verdicts += [settled[id(row)] for row in chunk]
+    return Counts(**Counter[str](verdicts), verdicts=verdicts)
 
 
 async def delete_rows(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> int:
     """Delete stored rows by their keys and return how many were there."""
-    deleted = 0
-    for chunk in _chunks(rows):
-        gone = await connection.execute(sa.delete(shape.table).where(_have_keys_of(connection, shape, chunk)))
-        deleted += gone.rowcount
-    return deleted
+    chunks = _chunks(rows)
+    return sum([await delete(connection, shape.table, [_have_keys_of(connection, shape, chunk)]) for chunk in chunks])
 
 
 async def _merge_chunk(
-    connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: str, observer: Observer | None
+    connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: OnConflict
 ) -> _Plan:
     plan = _Plan()
     keyed = [row for row in rows if shape.key_of(row) is not None]
     if len(keyed) < len(rows):
         additions = [row for row in rows if shape.key_of(row) is None]
         await connection.execute(shape.table.insert(), _rectangular(additions))
-        plan.verdicts["inserted"] += additions
+        plan.note("inserted", additions)
     while keyed:
         inserted = await _insert_absent(connection, shape, keyed)
-        plan.verdicts["inserted"] += [row for row in keyed if shape.key_of(row) in inserted]
+        plan.note("inserted", [row for row in keyed if shape.key_of(row) in inserted])
         present = [row for row in keyed if shape.key_of(row) not in inserted]
         stored = await _lock_stored(connection, shape, present) if present else {}
         _judge(plan, shape, [row for row in present if shape.key_of(row) in stored], stored, on_conflict)
         keyed = [row for row in present if shape.key_of(row) not in stored]  # deleted by another since: once more
-    if plan.changes:
-        if observer is not None:
-            await observer(connection, plan.changes)
-        await _update(connection, shape, plan.verdicts["updated"])
+    if plan.changed:
+        await _update(connection, shape, plan.changed)
     return plan
 
 
@@ -136,17 +123,16 @@ async def _lock_stored(
 
 
 def _judge(
-    plan: _Plan, shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: str
+    plan: _Plan, shape: Shape, rows: Sequence[Row], stored: Mapping[Any, Mapping[str, Any]], on_conflict: OnConflict
 ) -> None:
     for row in rows:
-        old = stored[shape.key_of(row)]
-        verdict = _verdict(shape, row, old, on_conflict)
-        plan.verdicts[verdict].append(row)
+        verdict = _verdict(shape, row, stored[shape.key_of(row)], on_conflict)
+        plan.note(verdict, [row])
         if verdict == "updated":
-            plan.changes.append(Change(old, row))
+            plan.changed.append(row)
 
 
-def _verdict(shape: Shape, row: Row, old: Mapping[str, Any], on_conflict: str) -> Verdict:
+def _verdict(shape: Shape, row: Row, old: Mapping[str, Any], on_conflict: OnConflict) -> Verdict:
     if on_conflict == "ignore":
         return "skipped"
     equal = all(old[name] == value for name, value in row.items())
@@ -167,12 +153,17 @@ def _rectangular(rows: Sequence[Row]) -> list[Row]:
 async def _update(connection: AsyncConnection, shape: Shape, rows: Sequence[Row]) -> None:
     table = shape.table
     statement = table.update().where(*(table.c[name] == sa.bindparam(f"key_{name}") for name in shape.key))
+    if revisions_of(connection, table) is not None:
+        now = await _dialect(connection).clock(connection)
+        await keep(connection, table, [_have_keys_of(connection, shape, rows)], "update", now)
+        statement = statement.values(updated_at=not_before(table.c.updated_at, now))
     by_columns: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         values = {name: value for name, value in row.items() if name not in shape.key}
         by_columns.setdefault(tuple(values), []).append(values | {f"key_{name}": row[name] for name in shape.key})
-    for group in by_columns.values():
-        await connection.execute(statement, group)  # the column's onupdate sets updated_at
+    for names, group in by_columns.items():
+        # Without revisions the column's onupdate sets updated_at.
+        await connection.execute(statement.values({name: sa.bindparam(name) for name in names}), group)
 
 
 def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -92,18 +92,37 @@ class Batch:
     """Checked rows in the order of their keys, and an account of every row that is not among them.
 
     Attributes:
-        rows: each with only the columns that it was given.
-        dropped: rows of a frame without any price, which are no bars.
-        duplicates: rows whose key came again in the batch.
+        given: how many rows the input had.
+        rows: each with only the columns that it was given; empty where the batch was checked as columns.
+        positions: of the checked rows in the input.
+        dropped: positions of a frame's rows without any price, which are no bars.
         rejected: rows that cannot be stored.
-        columns: the checked rows instead of `rows`, where the batch was checked as columns.
+        columns: the checked rows as columns; None where they do not all have the same ones.
     """
 
+    given: int = 0
     rows: list[Row] = field(default_factory=list)
-    dropped: int = 0
-    duplicates: int = 0
+    positions: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     columns: pa.Table | None = None
+
+    @property
+    def duplicates(self) -> int:
+        """Rows whose key came again in the batch."""
+        return self.given - len(self.positions) - len(self.dropped) - len(self.rejected)
+
+    def verdicts(self, of_checked: Sequence[str]) -> tuple[str, ...]:
+        """Return what became of every row of the input, from what became of the checked ones."""
+        every = ["duplicate"] * self.given
+        known = [
+            *zip(self.positions, of_checked, strict=True),
+            *((position, "skipped") for position in self.dropped),
+            *((bad.row, "rejected") for bad in self.rejected),
+        ]
+        for position, verdict in known:
+            every[position] = verdict
+        return tuple(every)
 
     def reject(self, position: int, error: InvalidRowError, on_invalid: OnInvalid) -> None:
         """Note a row that cannot be stored, or raise its error with its position."""
@@ -140,27 +159,28 @@ def check(
         InvalidRowError: a row is invalid and `on_invalid` is "raise"; or the input is no batch of rows at all.
     """
     batch = Batch()
-    checked: dict[tuple[Any, ...], Row] = {}
+    checked: dict[tuple[Any, ...], tuple[int, Row]] = {}
     for index, given in enumerate(_rows_of(rows)):
+        batch.given += 1
         if given is NO_BAR:
-            batch.dropped += 1
+            batch.dropped.append(index)
             continue
         try:
             row = check_row(given, shape, fixed, exact_decimals=exact_decimals, allow_inconsistent=allow_inconsistent)
             if window is not None and not window(row):
                 raise InvalidRowError("is outside of the window that is replaced", column=shape.key[-1])
             key = shape.key_of(row) or (index,)
-            earlier = checked.get(key)
+            _, earlier = checked.get(key, (None, None))
             if equal_repeats and earlier is not None and earlier != row:
                 raise InvalidRowError("another row of the batch has the same key", column=shape.key[-1])
         except InvalidRowError as error:
             batch.reject(index, error, on_invalid)
             continue
-        batch.duplicates += earlier is not None
         if earlier is None or not outranks(earlier, row):
-            checked[key] = row
+            checked[key] = index, row
     # One order for all writers: two that lock the same rows in different orders deadlock.
-    batch.rows = [row for _, row in sorted(checked.items(), key=lambda item: tuple(map(_sortable, item[0])))]
+    ordered = [found for _, found in sorted(checked.items(), key=lambda item: tuple(map(_sortable, item[0])))]
+    batch.rows, batch.positions = [row for _, row in ordered], [at for at, _ in ordered]
     return batch
 
 

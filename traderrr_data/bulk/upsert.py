@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence, Sized
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,10 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
-from traderrr_data.bulk.merge import Change, Observer, delete_rows, merge_columns, merge_rows
+from traderrr_data.bulk import revisions
+from traderrr_data.bulk.merge import delete_rows, merge_columns, merge_rows
 from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shape, check, materialised, shape_of
-from traderrr_data.dialects.base import Counts
-from traderrr_data.errors import ConfigurationError
+from traderrr_data.dialects.base import Counts, Merge, RowByRow
+from traderrr_data.errors import ConfigurationError, InvalidRowError
 from traderrr_data.models import Base
 
 OnConflict: TypeAlias = Literal["update", "ignore", "error"]
@@ -36,6 +38,8 @@ class UpsertResult:
             rows of a frame without any price, which are no bars.
         duplicates: rows whose key came again in the batch; the last of the highest finality was taken.
         rejected: rows that cannot be stored, with the reason.
+        verdicts: of every row in the order given, if they were asked for: "inserted", "updated", "unchanged",
+            "skipped", "duplicate" or "rejected".
     """
 
     inserted: int = 0
@@ -44,11 +48,29 @@ class UpsertResult:
     skipped: int = 0
     duplicates: int = 0
     rejected: tuple[Rejection, ...] = ()
+    verdicts: tuple[str, ...] | None = None
 
     @property
     def written(self) -> int:
         """Rows that were inserted or updated."""
         return self.inserted + self.updated
+
+    @property
+    def given(self) -> int:
+        """All rows."""
+        return self.written + self.unchanged + self.skipped + self.duplicates + len(self.rejected)
+
+    def followed_by(self, other: UpsertResult) -> UpsertResult:
+        """Return the result of both, as of one batch."""
+        return UpsertResult(
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.skipped + other.skipped,
+            self.duplicates + other.duplicates,
+            (*self.rejected, *(bad._replace(row=bad.row + self.given) for bad in other.rejected)),
+            None if other.verdicts is None else (*(self.verdicts or ()), *other.verdicts),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,52 +83,79 @@ class ReplaceResult(UpsertResult):
 async def upsert(
     session: AsyncSession,
     model: type[Base],
-    rows: Rows,
+    rows: Rows | AsyncIterable[Rows],
     *,
     key: tuple[str, ...],
     fixed: Mapping[str, Any] | None = None,
     on_conflict: OnConflict | Literal["repeat"] = "update",
     on_invalid: OnInvalid = "raise",
     allow_inconsistent: bool = False,
-    observer: Observer | None = None,
+    verdicts: bool = False,
 ) -> UpsertResult:
     """Insert rows or update those that are stored, in the caller's transaction.
 
     Args:
         session: an open session; the caller commits.
         model: of the table.
-        rows: mappings, objects of the model, or a frame.
+        rows: mappings, objects of the model, or a frame; or an async iterator of such batches.
         key: the columns that identify a row.
         fixed: values that hold for all rows.
         on_conflict: what to do where the key is stored; "repeat" takes an equal row for a repetition and raises for
             another.
-        on_invalid: raise at the first invalid row, before anything is written, or reject it and go on.
+        on_invalid: raise at the first invalid row, or reject it and go on.
         allow_inconsistent: take bars whose prices are out of order.
-        observer: sees every changed row's old values.
+        verdicts: tell of each row what became of it.
 
     Raises:
         InvalidRowError: a row cannot be stored, and `on_invalid` is "raise".
         DuplicateRowError: a key is stored, and `on_conflict` does not allow it.
     """
     _check_word("on_conflict", on_conflict, ("update", "ignore", "error", "repeat"))
+    _check_word("on_invalid", on_invalid, ("raise", "reject"))
     shape = shape_of(model, key)
-    batch = await _check(
-        session,
-        rows,
-        shape,
-        fixed=fixed,
-        on_invalid=on_invalid,
-        allow_inconsistent=allow_inconsistent,
-        equal_repeats=on_conflict == "repeat",
-        as_columns=on_conflict in ("update", "ignore") and observer is None and _takes_columns(session),
-    )
-    connection = await _connection(session)
-    async with connection.begin_nested():  # fails alone: the caller's transaction goes on
-        if batch.columns is None:
-            counts = await merge_rows(connection, shape, batch.rows, on_conflict, observer)
-        else:
-            counts = await merge_columns(connection, shape, batch.columns, on_conflict)
-    return UpsertResult(**_account(counts, batch))
+    rules: dict[str, Any] = {
+        "fixed": shape.coerce(fixed or {}),
+        "on_invalid": on_invalid,
+        "allow_inconsistent": allow_inconsistent,
+        "equal_repeats": on_conflict == "repeat",
+    }
+
+    async def store(given: Rows) -> UpsertResult:
+        batch = await _check(session, given, shape, as_columns=_takes_columns(session, on_conflict), **rules)
+        connection = await _connection(session)
+        counts = await _merge(connection, shape, batch, on_conflict, wants_verdicts=verdicts)
+        return UpsertResult(
+            **_account(counts, batch), verdicts=batch.verdicts(counts.verdicts or ()) if verdicts else None
+        )
+
+    if not isinstance(rows, AsyncIterable):
+        return await store(rows)
+    async with (await _connection(session)).begin_nested():  # fails alone, with all batches before
+        # Only an update comes to the same whether a key comes again in one batch or in a later one.
+        return await _store_each(rows, store, joins=on_conflict == "update", wants_verdicts=verdicts)
+
+
+async def _store_each(
+    batches: AsyncIterable[Rows],
+    store: Callable[[Rows], Awaitable[UpsertResult]],
+    *,
+    joins: bool,
+    wants_verdicts: bool,
+) -> UpsertResult:
+    """Store one batch after the other, and count their rows as those of one; small batches together if it `joins`."""
+    from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
+
+    total = UpsertResult(verdicts=() if wants_verdicts else None)
+    async with contextlib.aclosing(arrow.joined(batches, rows=arrow.MANY_ROWS if joins else 0)) as joined:
+        async for batch in joined:
+            try:
+                result = await store(batch)
+            except InvalidRowError as error:
+                if error.row is None:
+                    raise
+                raise InvalidRowError(error.reason, row=error.row + total.given, column=error.column) from error
+            total = total.followed_by(result)
+    return total
 
 
 async def replace(
@@ -119,7 +168,6 @@ async def replace(
     window: Callable[[Row], bool],
     stored: Sequence[sa.ColumnElement[bool]],
     allow_inconsistent: bool = False,
-    observer: Observer | None = None,
 ) -> ReplaceResult:
     """Make the table hold exactly these rows where `stored` holds, in the caller's transaction.
 
@@ -132,71 +180,85 @@ async def replace(
         window: tells whether a row given is inside the window.
         stored: the same as SQL conditions.
         allow_inconsistent: take bars whose prices are out of order.
-        observer: sees every changed or removed row's old values.
 
     Raises:
         InvalidRowError: a row cannot be stored, or is outside of the window.
     """
     shape = shape_of(model, key)
-    batch = await _check(
-        session, rows, shape, fixed=fixed, window=window, on_invalid="raise", allow_inconsistent=allow_inconsistent
-    )
+    rules: dict[str, Any] = {"fixed": shape.coerce(fixed), "window": window, "allow_inconsistent": allow_inconsistent}
+    batch = await _check(session, rows, shape, on_invalid="raise", **rules)
     cleared = dict.fromkeys(shape.types)
     whole = [cleared | row for row in batch.rows]
     kept = {shape.key_of(row) for row in whole}
     table = shape.table
     connection = await _connection(session)
     async with connection.begin_nested():
-        query = sa.select(table).where(*stored).order_by(*(table.c[name] for name in key)).with_for_update()
-        present = [dict(row._mapping) for row in await connection.execute(query)]
+        query = sa.select(*(table.c[name] for name in key)).where(*stored).order_by(*(table.c[name] for name in key))
+        present = [dict(row._mapping) for row in await connection.execute(query.with_for_update())]
         gone = [row for row in present if shape.key_of(row) not in kept]
-        if observer is not None and gone:
-            await observer(connection, [Change(row, None) for row in gone])
         deleted = await delete_rows(connection, shape, gone)
-        counts = await merge_rows(connection, shape, whole, "replace", observer)
+        counts = await merge_rows(connection, shape, whole, "replace")
     return ReplaceResult(**_account(counts, batch), deleted=deleted)
 
 
-async def _check(
-    session: AsyncSession,
-    rows: Rows,
+async def delete(session: AsyncSession, model: type[Base], where: Sequence[sa.ColumnElement[bool]]) -> int:
+    """Delete the rows where `where` holds, in the caller's transaction, and return how many.
+
+    Raises:
+        TransactionConflictError: other writers kept adding rows where `where` holds.
+    """
+    return await revisions.delete(await _connection(session), Base.metadata.tables[model.__tablename__], where)
+
+
+async def _merge(
+    connection: AsyncConnection,
     shape: Shape,
+    batch: Batch,
+    on_conflict: OnConflict | Literal["repeat"],
     *,
-    fixed: Mapping[str, Any] | None,
-    on_invalid: OnInvalid,
-    allow_inconsistent: bool,
-    window: Callable[[Row], bool] | None = None,
-    equal_repeats: bool = False,
-    as_columns: bool = False,
-) -> Batch:
+    wants_verdicts: bool,
+) -> Counts:
+    """Merge by the database's own way if it has one, else row by row; what fails undoes itself alone."""
+    if batch.columns is not None and on_conflict != "error":
+        kept_in = revisions.revisions_of(connection, shape.table)
+        merge = Merge(shape.table, shape.key, batch.columns, on_conflict, kept_in, wants_verdicts)
+        with contextlib.suppress(RowByRow):
+            async with connection.begin_nested():
+                return await merge_columns(connection, merge)
+    async with connection.begin_nested():
+        rows = batch.rows if batch.columns is None else batch.columns.to_pylist()
+        return await merge_rows(connection, shape, rows, on_conflict)
+
+
+async def _check(session: AsyncSession, rows: Rows, shape: Shape, *, as_columns: bool = False, **rules: Any) -> Batch:
     """Check a batch against what the session's database can store, without holding up the event loop.
 
-    A large one comes back `as_columns`, if that is allowed and its columns can be judged; the rest is as for `check`.
+    It comes back `as_columns`, if that is allowed and every row has the same ones; the rules are those of `check`.
     """
-    _check_word("on_invalid", on_invalid, ("raise", "reject"))
-    rules: dict[str, Any] = {
-        "fixed": shape.coerce(fixed or {}),
-        "exact_decimals": dialects.for_session(session).exact_decimals,
-        "on_invalid": on_invalid,
-        "allow_inconsistent": allow_inconsistent,
-    }
+    rules["exact_decimals"] = dialects.for_session(session).exact_decimals
 
     def work() -> Batch:
         given = materialised(rows)
-        if as_columns and isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
-            from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
+        if not as_columns:
+            return check(given, shape, **rules)
+        from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
 
+        if isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
             with contextlib.suppress(columns.Undecided, OverflowError):
                 return columns.check(given, shape, **rules)
-        return check(given, shape, window=window, equal_repeats=equal_repeats, **rules)
+        batch = check(given, shape, **rules)
+        with contextlib.suppress(columns.Undecided, OverflowError):
+            batch.columns = columns.of_rows(batch.rows, shape)
+        return batch
 
-    few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE
+    few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE and "pyarrow" in sys.modules
     return work() if few else await asyncio.to_thread(work)
 
 
-def _takes_columns(session: AsyncSession) -> bool:
+def _takes_columns(session: AsyncSession, on_conflict: str) -> bool:
     dialect = dialects.for_session(session)
-    return dialect.merge_columns is not None and session.get_bind().dialect.driver == dialect.merge_driver
+    speaks = dialect.merge_columns is not None and session.get_bind().dialect.driver == dialect.merge_driver
+    return speaks and on_conflict != "error"
 
 
 def _check_word(name: str, word: str, known: Sequence[str]) -> None:
@@ -214,7 +276,7 @@ def _account(counts: Counts, batch: Batch) -> dict[str, Any]:
         "inserted": counts.inserted,
         "updated": counts.updated,
         "unchanged": counts.unchanged,
-        "skipped": counts.skipped + batch.dropped,
+        "skipped": counts.skipped + len(batch.dropped),
         "duplicates": batch.duplicates,
         "rejected": tuple(batch.rejected),
     }

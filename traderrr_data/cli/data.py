@@ -1,8 +1,10 @@
-"""The commands that show what is stored: quickstart, show, coverage, info."""
+"""The commands that show what is stored: quickstart, show, coverage, diff, info."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from traderrr_data import sample
 from traderrr_data.access import market_data
 from traderrr_data.access.bars import Coverage
+from traderrr_data.access.revisions import Difference
 from traderrr_data.bulk import UpsertResult
 from traderrr_data.cli import output
 from traderrr_data.cli.app import FAILED, Invocation, refuse_missing
@@ -147,6 +150,43 @@ def coverage(
 
     rows = [line._asdict() for line in invocation.read(work)]
     invocation.show(rows, output.table_of(rows, _COVERAGE) if rows else "no bars are stored")
+
+
+def diff(
+    context: typer.Context,
+    since: Annotated[dt.datetime, typer.Option("--since", metavar="WHEN", help="An instant or a date, in UTC.")],
+    until: Annotated[
+        dt.datetime | None, typer.Option("--until", metavar="WHEN", help="As --since.", show_default="now")
+    ] = None,
+    ticker: Annotated[list[str] | None, typer.Option("--ticker", help="Only this one; repeatable.")] = None,
+) -> None:
+    """Show which bars were rewritten or deleted since an instant."""
+    invocation: Invocation = context.obj
+
+    async def work(db: DatabaseManager) -> list[Difference]:
+        async with db.session_context(read_only=True) as session:
+            limits = [None if limit is None else limit.replace(tzinfo=dt.UTC) for limit in (since, until)]
+            assert limits[0] is not None  # noqa: S101 - for the type checker
+            return await market_data.diff(session, since=limits[0], until=limits[1], tickers=ticker or None)
+
+    found = invocation.read(work)
+    rows = [
+        {
+            "ticker": change.ticker,
+            "series": change.series,
+            "timeframe": change.timeframe,
+            "time": change.time,
+            "column": column,
+            "old": change.old[column],
+            "new": None if change.new is None else change.new[column],
+        }
+        for change in found
+        for column in (change.columns if change.new is not None else ("close",))
+    ]
+    columns = ("ticker", "timeframe", "time", "column", "old", "new")
+    invocation.show(
+        [asdict(change) for change in found], output.table_of(rows, columns) if rows else "nothing was rewritten"
+    )
 
 
 def info(context: typer.Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import DatabaseUnavailableError, TraderrrDataError
 
 if TYPE_CHECKING:
-    from traderrr_data.ingest import FileResult
+    from traderrr_data.ingest import FileResult, Progress
 
 _COUNTS = ("inserted", "updated", "unchanged", "skipped", "duplicates", "rejected")
 
@@ -84,7 +85,7 @@ def ingest(
                         price_basis=price_basis.value if price_basis is not None else None,
                         allow_inconsistent=allow_inconsistent,
                         format=format_name,
-                        progress=moved,
+                        progress=None if moved is None else partial(_move, moved),
                     )
                 except (TraderrrDataError, OSError) as error:
                     failures[path] = output.sentence_of(error)
@@ -104,6 +105,10 @@ def ingest(
         invocation.show({"files": document})
     rejected = sum(result.rejected for result in results)
     raise typer.Exit(FAILED if failures else ROWS_REJECTED if rejected else DONE)
+
+
+def _move(moved: output.Moved, at: Progress) -> None:
+    moved(at.done, f"{at.rows:,} rows, {at.rows_per_second:,.0f} rows/s")
 
 
 def _as_document(result: FileResult) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import contextlib
 import datetime as dt
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -25,6 +25,13 @@ _UNLIMITED = 1_000_000
 _TITLES = {"stock_splits": "splits", "last_final": "last final"}
 _RIGHT = {"open", "high", "low", "close", "volume", "dividends", "stock_splits", "rows"}
 _COUNTED = {"volume", "rows"}
+
+
+class Moved(Protocol):
+    """Moves a bar of progress."""
+
+    def __call__(self, done: float | None, note: str = "") -> None:
+        """Say which part is done, from 0 to 1, None where that is not known; and anything else worth knowing."""
 
 
 def show(document: Any, *parts: RenderableType, as_json: bool) -> None:
@@ -87,18 +94,18 @@ def pairs(values: Iterable[tuple[str, Any]]) -> Table:
 
 
 @contextlib.contextmanager
-def progress(description: str) -> Iterator[Callable[[float | None], None] | None]:
-    """Show a bar on stderr while the block runs, if stderr is a terminal; give what moves it, else None.
-
-    What is given is called with the part that is done, from 0 to 1; None where that is not known.
-    """
+def progress(description: str) -> Iterator[Moved | None]:
+    """Show a bar on stderr while the block runs, if stderr is a terminal; give what moves it, else None."""
     if not sys.stderr.isatty():
         yield None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done: bar.update(task, completed=done or 0.0, total=None if done is None else 1.0)
+    name, note = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]"))
+    columns = (SpinnerColumn(), name, BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn(), note)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None, note="")
+        yield lambda done, note="": bar.update(
+            task, completed=done or 0.0, total=None if done is None else 1.0, note=note
+        )
 
 
 def complain(sentence: str) -> None:

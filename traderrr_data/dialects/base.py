@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import datetime as dt
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,6 +17,9 @@ from traderrr_data.errors import ConfigurationError, DatabaseUnavailableError, T
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+WITHOUT_REVISIONS = "traderrr_data_without_revisions"
+"""The execution option of an engine that names the tables whose overwritten rows are not kept."""
 
 READ_ONLY = "traderrr_data_read_only"
 """The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
@@ -82,38 +87,102 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) ->
     return sa.tuple_(*columns).in_(keys)
 
 
+def after_key(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+    """Return the condition that a row comes after a key, in the order of these columns."""
+    values = [sa.literal(value, column.type) for column, value in zip(columns, key, strict=True)]
+    return sa.tuple_(*columns) > sa.tuple_(*values)
+
+
+def loose_scan(column: sa.Column[Any]) -> sa.Select[Any]:
+    """Return the query for every value of an index's first column, by one look into the index for each of them."""
+    found = sa.select(sa.func.min(column).label("value")).cte("found", recursive=True)
+    following = sa.select(sa.func.min(column)).where(column > found.c.value).scalar_subquery()
+    found = found.union_all(sa.select(following).where(found.c.value.is_not(None)))
+    return sa.select(found.c.value).where(found.c.value.is_not(None))
+
+
+class CellByCell(Exception):  # noqa: N818 - it says what is to be done
+    """These rows must be read cell by cell: columns cannot tell what they hold."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of a query on their way out, in the order of its key.
+
+    Attributes:
+        query: what finds them, and no others.
+        build: makes Arrow columns of them, beside the event loop; raises CellByCell where that cannot be.
+        is_last: no row follows.
+        end: the last row's columns of the key, if they are known before the page is built.
+    """
+
+    query: sa.Select[Any]
+    build: Callable[[], pa.RecordBatch]
+    is_last: bool
+    end: Mapping[str, Any] | None = None
+
+
+FetchPage: TypeAlias = Callable[
+    [AsyncConnection, sa.Select[Any], Sequence[sa.ColumnElement[Any]], "pa.Schema", int], Awaitable[Page | None]
+]
+
+
+OnConflict: TypeAlias = Literal["update", "ignore", "repeat"]
+Verdict: TypeAlias = Literal["inserted", "updated", "unchanged", "skipped"]
+
+
 @dataclass(frozen=True)
 class Merge:
     """A checked batch of columns on its way into a table.
 
     Attributes:
         table: where it goes.
-        key: the columns that identify a row.
+        key: the columns that identify a row; a row in which one is null is an addition, and never stored before.
         columns: the rows in the order of their keys, each key once, with the columns that they were given.
-        ignores_stored: leave every stored row as it is.
-        keeps_final: a stored bar that is final, or was observed later, is not overwritten by one that is not.
+        on_conflict: where a key is stored, "update" the row, "ignore" what is given, or take an equal row for a
+            "repeat" and refuse another (`RowByRow`).
+        revisions: the table that keeps the versions that are overwritten, in the same transaction; None if none does.
+        wants_verdicts: tell of each row what became of it.
     """
 
     table: sa.Table
     key: tuple[str, ...]
     columns: pa.Table
-    ignores_stored: bool
-    keeps_final: bool
+    on_conflict: OnConflict
+    revisions: sa.Table | None = None
+    wants_verdicts: bool = False
 
     @property
     def values(self) -> list[str]:
         """The columns that are not the key."""
         return [name for name in self.columns.column_names if name not in self.key]
 
+    @property
+    def keeps_final(self) -> bool:
+        """A stored bar that is final, or was observed later, is not overwritten by one that is not."""
+        return self.on_conflict == "update" and "is_final" in self.table.c
+
+
+def kept_columns(table: sa.Table, revisions: sa.Table) -> dict[str, str]:
+    """Return which column of the revisions keeps which column of a table of bars."""
+    return {column.name: column.name for column in revisions.columns if column.name in table.c} | {
+        "known_from": "updated_at"
+    }
+
+
+class RowByRow(Exception):  # noqa: N818 - it says what is to be done
+    """This batch must go row by row: columns cannot bring it in, or cannot say what is wrong with it."""
+
 
 @dataclass
 class Counts:
-    """What became of the rows of a merge."""
+    """What became of the rows of a merge; `verdicts` of each row in their order, if they were wanted."""
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     skipped: int = 0
+    verdicts: list[Verdict] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +202,17 @@ class Dialect:
         size: the bytes that the database takes.
         ends_transaction: a driver's error after which the database may have rolled the whole transaction back.
         match_keys: the condition that a row has one of these keys.
+        each_value: the query for every value of an index's first column, or for these values, stored or not, at a cost
+            that grows with the values and not with the rows.
+        after_key: the condition that a row comes after a key, in a form that the key's index serves.
+        fetch_page: fetches the first rows of a query, in the order of its key's columns, for Arrow columns of a schema
+            without an object per cell; at most so many rows, but for what others write meanwhile. None if that way
+            cannot take these rows.
         insert_absent: inserts the rows, in the order of their keys, whose key is absent, and returns those keys; the
             rows under the other keys are left as they are.
-        merge_columns: brings a large batch into its table by the fastest way, in the caller's transaction; None if
-            there is none but row by row.
+        clock: the instant by which a change is dated; at least as late as every instant that it gave before.
+        merge_columns: brings a batch into its table by the fastest way, in the caller's transaction; None if there is
+            none but row by row. Raises RowByRow where that way is the better one.
         merge_driver: the driver that `merge_columns` speaks to without SQLAlchemy between.
     """
 
@@ -152,9 +228,27 @@ class Dialect:
     size: Callable[[sa.Connection], int]
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]
+    each_value: Callable[[sa.Column[Any], Sequence[Any] | None], sa.Select[Any]]
+    after_key: Callable[[Sequence[sa.ColumnElement[Any]], Key], sa.ColumnElement[bool]]
+    fetch_page: FetchPage
     insert_absent: Callable[[AsyncConnection, sa.Table, tuple[str, ...], Sequence[dict[str, Any]]], Awaitable[set[Key]]]
+    clock: Callable[[AsyncConnection], Awaitable[dt.datetime]]
     merge_columns: Callable[[AsyncConnection, Merge], Awaitable[Counts]] | None = None
     merge_driver: str | None = None
+
+    @contextlib.asynccontextmanager
+    async def speaking_to_driver(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """Do what SQLAlchemy does about a cancellation or an error, where the driver is spoken to without it."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            await connection.invalidate(error)  # the driver may be in the middle of something
+            raise
+        except Exception as error:
+            translated = self.translate(error)
+            if translated is None:
+                raise
+            raise translated from error
 
     def translate(self, error: BaseException, *, is_disconnect: bool = False) -> TraderrrDataError | None:
         """Return our error for a driver's, by its code; None for one of ours, a cancellation or an unknown one."""

@@ -1,4 +1,4 @@
-"""Arrow columns on their way to a driver."""
+"""Arrow columns on their way to a driver, and texts from one on their way to Arrow columns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from traderrr_data.dialects.base import CellByCell
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
 Whole: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+_BLOCK = 2**20  # bytes that one thread reads at a time
+_SPACED = 5 * 10**15  # last decimals: up to here doubles lie closer together than these, 10 or fewer behind the point
+_WHOLE_IN_A_DOUBLE = 2**53
+_END_OF_LINE = 10
+_YEAR_1 = int(np.datetime64("0001-01-01", "us").astype(np.int64))
 
 
 def nulls(column: pa.Array) -> Mask:
@@ -31,3 +41,115 @@ def whole_numbers(column: pa.Array) -> Whole:
     if not ((high == low >> 63) | null).all():
         raise OverflowError("a decimal does not fit 64 bits")
     return np.where(null, 0, low)
+
+
+def batch_of_text(text: bytes, schema: pa.Schema, rows: int, *, null: str, zoned: bool) -> pa.RecordBatch:
+    """Return lines of cells, with tabs between them, as columns of a schema.
+
+    Args:
+        text: the lines, each with its end.
+        schema: the columns in the order of the cells.
+        rows: how many lines there must be.
+        null: what stands for NULL.
+        zoned: instants have an offset; otherwise they are in UTC.
+
+    Raises:
+        CellByCell: a cell cannot be read as its column's type, or there are more or fewer cells than rows and columns.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+    from pyarrow import csv  # noqa: PLC0415 - as above
+
+    if not rows:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    if b"\r" in text:
+        raise CellByCell("Arrow takes it for the end of a line")
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(text),
+            csv.ReadOptions(column_names=schema.names, block_size=_BLOCK),
+            csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+            csv.ConvertOptions(
+                column_types={field.name: _read_as(field.type, zoned=zoned) for field in schema},
+                null_values=[null],
+                true_values=["1", "t"],
+                false_values=["0", "f"],
+                strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise CellByCell(str(error)) from error
+    if table.num_rows != rows:
+        raise CellByCell(f"{table.num_rows} lines for {rows} rows")
+    columns = [_as_stored(table[field.name].combine_chunks(), field.type) for field in schema]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _read_as(kind: pa.DataType, *, zoned: bool) -> pa.DataType:
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) and not zoned else kind
+
+
+def _as_stored(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+    import pyarrow.compute as pc  # noqa: PLC0415 - as above
+
+    if pa.types.is_timestamp(kind):
+        earliest = pc.min(column.cast(pa.int64())).as_py()
+        if earliest is not None and earliest < _YEAR_1:
+            raise CellByCell("an instant is before the year 1")
+    return column.cast(kind)
+
+
+def decimals_of_doubles(whole: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return the whole numbers of a last decimal that doubles were scaled to, as decimals.
+
+    Raises:
+        CellByCell: one has more digits than tell a double's decimal.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    values = np.asarray(whole.fill_null(0))
+    size = np.abs(values)
+    if ((size >= _SPACED) & ((size >= _WHOLE_IN_A_DOUBLE) | (values % 10 != 0))).any():  # 15 digits and a 0 tell it
+        raise CellByCell("a number is too large for a double to tell its last decimal")
+    words = np.stack([values, values >> 63], axis=1)
+    valid = pa.array(~nulls(whole)).buffers()[1] if whole.null_count else None
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(words)])
+
+
+def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
+    """Return each line of a text as one value; an empty one as NULL, where the field may be NULL.
+
+    Raises:
+        CellByCell: a line cannot be read as the field's type, or there are more or fewer lines than rows.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    letters = np.frombuffer(text if rows else b"", dtype=np.uint8)
+    ends = np.flatnonzero(letters == _END_OF_LINE)
+    if len(ends) != rows:
+        raise CellByCell(f"{len(ends)} lines for {rows} rows")
+    lengths = np.diff(ends, prepend=-1) - 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    valid = pa.array(lengths > 0).buffers()[1] if field.nullable and not lengths.all() else None
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(letters[letters != _END_OF_LINE])]
+    texts = pa.Array.from_buffers(pa.string(), rows, buffers)
+    try:
+        return _as_stored(texts.cast(_read_as(field.type, zoned=False)), field.type)
+    except pa.ArrowInvalid as error:
+        raise CellByCell(str(error)) from error
+
+
+def in_order(batch: pa.RecordBatch, key: Sequence[str]) -> pa.RecordBatch:
+    """Return rows by their key, which aggregates on a server nearly always keep, but do not promise."""
+    import pyarrow.compute as pc  # noqa: PLC0415 - loaded only where Arrow is used
+
+    rises = None
+    for name in reversed(key):
+        earlier, later = batch[name][:-1], batch[name][1:]
+        less = pc.less(earlier, later)
+        rises = less if rises is None else pc.or_(less, pc.and_(pc.equal(earlier, later), rises))
+    if rises is None or pc.all(rises).as_py():
+        return batch
+    return batch.sort_by([(name, "ascending") for name in key])

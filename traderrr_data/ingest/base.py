@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from traderrr_data.errors import TraderrrDataError
 
-Progress: TypeAlias = Callable[[float], None]
-"""Called with the part of the file that is done, from 0 to 1; it falls back to 0 where a file is begun again."""
+
+class Progress(NamedTuple):
+    """How far a file is; all of it falls back where the file is begun again.
+
+    Attributes:
+        done: which part of the file has been read, from 0 to 1.
+        rows: how many of its bars were dealt with.
+        seconds: how long that took.
+    """
+
+    done: float
+    rows: int
+    seconds: float
+
+    @property
+    def rows_per_second(self) -> float:
+        """How many bars were dealt with in a second."""
+        return self.rows / self.seconds if self.seconds else 0.0
 
 
 UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
@@ -80,22 +96,19 @@ class Origin(NamedTuple):
     """Where a row for the database comes from: the position in its block, and its cells as the file has them."""
 
     position: int
-    cells: Callable[[], list[Any]]
+    cells: list[Any]
 
 
-@dataclass
-class Chunk:
+class Chunk(NamedTuple):
     """The rows for the database that one block holds.
 
     Attributes:
-        rows: by column name.
-        origins: one for each row.
-        dropped: rows without any price, which are no bars.
+        rows: a record batch, or rows by column name with NO_BAR for those without any price, which are no bars.
+        origin: tells where the row at a position comes from.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    origins: list[Origin] = field(default_factory=list)
-    dropped: int = 0
+    rows: pa.RecordBatch | list[Any]
+    origin: Callable[[int], Origin]
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Reading:
 
     Attributes:
         header_rows: of a CSV file.
+        cells: of a block, about; what becomes columns takes less memory than what becomes rows.
         intraday: the bars have instants, not dates.
         timeframe: of all bars; None if each says its own, or if they are daily.
         titles: what the cells of an `Origin` are.
@@ -112,6 +126,7 @@ class Reading:
     """
 
     header_rows: int
+    cells: int
     intraday: bool
     timeframe: str | None
     titles: tuple[str, ...]

@@ -84,7 +84,7 @@ async def ingest_file(
     price_basis: str | None = None,
     allow_inconsistent: bool = False,
     format: str | None = None,  # noqa: A002 - the word that a caller looks for
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> FileResult:
     """Store a file's bars in one unit of work: all that can be stored are, or none; commits.
 
@@ -122,17 +122,16 @@ async def ingest_file(
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open_source(path))
             rejects = stack.enter_context(_Rejects(path, reading.titles))
-            blocks = source.blocks(reading.header_rows)
-            counts: Counter[str] = Counter()
+            blocks = source.blocks(reading.header_rows, reading.cells)
+            counts, started = Counter[str](), time.perf_counter()
             while (step := await _in_thread(lambda: _next(blocks, reading))) is not None:
                 block, chunk = step
                 result = await _store(session, reading, chunk, series, allow_inconsistent=allow_inconsistent)
                 rejects.add(block, chunk, result.rejected)
                 counts.update({name: getattr(result, name) for name in _COUNTS})
-                counts["skipped"] += chunk.dropped
                 counts["rejected"] += len(result.rejected) + len(block.misshapen)
                 if progress is not None:
-                    progress(source.done())
+                    progress(Progress(source.done(), counts.total(), time.perf_counter() - started))
             # Before the commit: rows that could be neither stored nor set aside undo the whole.
             return counts, rejects.finish()
 
@@ -224,8 +223,8 @@ class _Rejects:
         """Write the rows of one block that were rejected, in the order of the file."""
         lines: list[tuple[int, list[Any]]] = [(row.number, ["", row.reason, *row.cells]) for row in block.misshapen]
         for row, column, reason in rejected:
-            origin = chunk.origins[row]
-            lines.append((block.numbers[origin.position], [column or "", reason, *origin.cells()]))
+            position, cells = chunk.origin(row)
+            lines.append((block.numbers[position], [column or "", reason, *cells]))
         if not lines:
             return
         with _beside(self._path):

@@ -5,14 +5,14 @@ In CSV the text of a number is exact, an empty cell is None, and a truth value i
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from traderrr_data.bulk.arrow import rows_of_frame
-from traderrr_data.bulk.rows import PRICES
+from traderrr_data.bulk.rows import NO_BAR, PRICES
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.ingest.base import (
     UNNAMED_INDEX,
@@ -30,6 +30,7 @@ from traderrr_data.models import DailyData, IntradayData
 
 _SET_BY_THE_DATABASE = {"created_at", "updated_at"}
 _MAY_BE_EMPTY = {"series", "source"}  # where '' is a text of its own
+_CELLS = 500_000  # of a block; more make it hardly faster
 _TRUTH = {"true": True, "false": False}
 
 
@@ -51,23 +52,15 @@ def _prepare(head: Head, options: Options) -> Reading:
     filled = constants(head.path, names, options)
 
     def chunk(block: Block) -> Chunk:
-        found = Chunk()
-        batch = block.batch.rename_columns(list(head.rows[0]))
-        for position, row in enumerate(rows_of_frame(_without_blanks(batch) if head.is_text else batch)):
-            if not isinstance(row, dict):
-                found.dropped += 1
-                continue
-            row.update(filled)
-            # An empty series is the line that everybody means, and as good as none.
-            row["series"] = row.get("series") or options.series
-            if head.is_text and "is_final" in row:
-                row["is_final"] = _truth(row["is_final"])
-            found.rows.append(row)
-            found.origins.append(Origin(position, partial(block.cells, position)))
-        return found
+        batch = _completed(block.batch.rename_columns(list(head.rows[0])), filled, options.series)
+        rows = _without_blanks(batch) if head.is_text else batch
+        if head.is_text and "is_final" in names:
+            rows = _with_truth(rows)
+        return Chunk(rows, lambda position: Origin(position, block.cells(position)))
 
     return Reading(
         header_rows=1,
+        cells=_CELLS,
         intraday=intraday,
         timeframe=options.timeframe if intraday else None,
         titles=head.rows[0],
@@ -89,17 +82,50 @@ def _check_columns(head: Head, names: list[str], *, intraday: bool) -> None:
             raise UnreadableFileError(f"{head.path}: the column {name!r} {why}")
 
 
+def _completed(batch: pa.RecordBatch, filled: Mapping[str, str], series: str) -> pa.RecordBatch:
+    """Add the columns that the caller's words fill in; an empty series is the line that everybody means."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    if "series" in columns:
+        given = columns["series"]
+        given = given.dictionary_decode() if pa.types.is_dictionary(given.type) else given
+        if pa.types.is_null(given.type):
+            del columns["series"]  # what the caller says holds for all rows
+        elif pa.types.is_string(given.type) or pa.types.is_large_string(given.type):
+            columns["series"] = pc.if_else(pc.equal(given, "").fill_null(True), series, given)
+    for name, value in filled.items():
+        once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), len(batch)), pa.array([value]))
+        columns[name] = once
+    return pa.record_batch(list(columns.values()), names=list(columns))
+
+
 def _without_blanks(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Take ``""`` for an empty cell, too, where no text is expected: some programs quote every cell."""
     columns = [
-        column if name in _MAY_BE_EMPTY else pc.if_else(pc.equal(column, ""), None, column)
+        column if name in _MAY_BE_EMPTY or not pa.types.is_string(column.type) else _null_where_blank(column)
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]
     return pa.record_batch(columns, names=batch.schema.names)
 
 
-def _truth(cell: Any) -> Any:
-    return _TRUTH.get(cell.lower(), cell) if isinstance(cell, str) else cell
+def _null_where_blank(column: pa.Array) -> pa.Array:
+    blank = pc.equal(column, "")
+    return pc.if_else(blank, None, column) if pc.any(blank).as_py() else column
+
+
+def _with_truth(batch: pa.RecordBatch) -> pa.RecordBatch | list[Any]:
+    """Read true and false in any case; rows are what is returned where other texts are among them."""
+    at = batch.schema.get_field_index("is_final")
+    cells = pc.utf8_lower(batch.column(at))
+    if pc.all(pc.is_in(cells, pa.array(["true", "false", None]))).as_py():
+        return batch.set_column(at, "is_final", pc.equal(cells, "true"))
+    return [_row_with_truth(row) for row in rows_of_frame(batch)]
+
+
+def _row_with_truth(row: Any) -> Any:
+    if row is not NO_BAR:
+        cell = row["is_final"]
+        row["is_final"] = _TRUTH.get(cell.lower(), cell) if isinstance(cell, str) else cell
+    return row
 
 
 OWN = Format("own", _recognises, _prepare)

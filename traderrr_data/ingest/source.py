@@ -9,7 +9,7 @@ import io
 import itertools
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -21,8 +21,8 @@ from traderrr_data.ingest.base import Block, Head, Misshapen, UnreadableFileErro
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _HEADER_ROWS = 3  # the most that any format has
-_CSV_BLOCK = 1 << 20  # bytes
-_PARQUET_CELLS = 100_000  # of one block
+_BYTES_A_CELL = 8  # of CSV, about
+_BUFFER = 1 << 20  # bytes of a Parquet column that are read at a time
 
 
 def ending_of(path: Path) -> str | None:
@@ -70,8 +70,12 @@ class Source(ABC):
     head: Head
 
     @abstractmethod
-    def blocks(self, header_rows: int) -> Iterator[Block]:
-        """Yield the rows below the header, in order; UnreadableFileError where the file is damaged."""
+    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+        """Yield the rows below the header, in order, so many at a time as make about that many cells.
+
+        Raises:
+            UnreadableFileError: the file is damaged.
+        """
 
     @abstractmethod
     def done(self) -> float:
@@ -125,8 +129,8 @@ class CsvSource(Source):
         text.detach()  # closing it would close the file
         return rows, lines
 
-    def blocks(self, header_rows: int) -> Iterator[Block]:
-        """Yield about a mebibyte of text at a time."""
+    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+        """Yield blocks of rows, and with each the rows among them that are misshapen."""
         if len(self.head.rows) <= header_rows:
             return
         lines = self._lines[header_rows - 1]
@@ -144,7 +148,7 @@ class CsvSource(Source):
                 self._unpacked(),
                 # One thread: only then does a bad row say its number.
                 read_options=pa_csv.ReadOptions(
-                    use_threads=False, skip_rows=lines, column_names=names, block_size=_CSV_BLOCK
+                    use_threads=False, skip_rows=lines, column_names=names, block_size=cells * _BYTES_A_CELL
                 ),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside),
                 convert_options=pa_csv.ConvertOptions(
@@ -168,15 +172,20 @@ class CsvSource(Source):
 
 def _numbered(batches: Iterator[pa.RecordBatch], bad: list[Misshapen]) -> Iterator[Block]:
     """Give rows their numbers; `bad` holds those that were left out, and grows while batches are read."""
-    numbers = itertools.count(1)
+    following = 1
     schema = pa.schema([])
     for batch in batches:
         schema = batch.schema
         left_out = {row.number for row in bad}
-        taken = list(itertools.islice((number for number in numbers if number not in left_out), batch.num_rows))
-        last = taken[-1] if taken else 0
-        yield Block(batch, taken, [row for row in bad if row.number < last])
-        bad[:] = [row for row in bad if row.number > last]
+        taken: Sequence[int] = range(following, following + batch.num_rows)
+        if left_out:
+            every = (number for number in itertools.count(following) if number not in left_out)
+            taken = list(itertools.islice(every, batch.num_rows))
+        following = taken[-1] + 1 if taken else following
+        while following in left_out:  # so that not all are kept where no row is good
+            following += 1
+        yield Block(batch, taken, [row for row in bad if row.number < following])
+        bad[:] = [row for row in bad if row.number >= following]
     if bad:
         yield Block(pa.RecordBatch.from_pylist([], schema=schema), (), bad)
 
@@ -186,14 +195,15 @@ class ParquetSource(Source):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = pq.ParquetFile(path, memory_map=False)
+        # Buffered: without it, a column's whole part of a row group is read at once, however many rows that has.
+        self._file = pq.ParquetFile(path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False)
         self._rows = self._file.metadata.num_rows
         self._read = 0
         self.head = Head(path, (tuple(self._file.schema_arrow.names),), is_text=False)
 
-    def blocks(self, header_rows: int) -> Iterator[Block]:
-        """Yield as many rows at a time as make a hundred thousand cells."""
-        size = max(1, _PARQUET_CELLS // max(1, len(self.head.rows[0])))
+    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+        """Yield blocks of rows."""
+        size = max(1, cells // max(1, len(self.head.rows[0])))
         with unreadable_is_said(self.path):
             for batch in self._file.iter_batches(batch_size=size):
                 first, self._read = self._read + 1, self._read + batch.num_rows

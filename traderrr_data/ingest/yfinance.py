@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from traderrr_data.bulk.arrow import rows_of_frame
-from traderrr_data.bulk.rows import PRICES
+from traderrr_data.bulk.rows import NO_BAR, PRICES
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.ingest.base import (
     UNNAMED_INDEX,
@@ -49,6 +49,7 @@ _PRICE_FIELDS = {"Open", "High", "Low", "Close"}
 _OURS = {"Ticker": "ticker", "ticker": "ticker", "price_basis": "price_basis", "timeframe": "timeframe"}
 _INTRADAY_HAS_NO = {"Dividends", "Stock Splits"}
 _TIMES = ("Date", "Datetime")
+_CELLS = 100_000  # of a block
 _LEVELS = ("Price", "Ticker")
 
 
@@ -179,6 +180,7 @@ def _prepare(head: Head, options: Options) -> Reading:
     titles = (layout.time or "Date", *(["Ticker"] if named else []), *sorted(layout.fields), *layout.others)
     return Reading(
         header_rows=layout.header_rows,
+        cells=_CELLS,
         intraday=intraday,
         timeframe=options.timeframe if intraday else None,
         titles=titles,
@@ -216,24 +218,29 @@ def _left_out(head: Head, layout: _Layout, taken: set[str]) -> tuple[str, ...]:
 
 
 def _chunk(block: Block, *, layout: _Layout, taken: dict[str, str], fixed: dict[str, str], intraday: bool) -> Chunk:
-    found = Chunk()
+    rows: list[Any] = []
+    origins: list[tuple[int, str | None]] = []
     plain = block.batch.rename_columns([str(at) for at in range(block.batch.num_columns)])
     for position, cells in enumerate(rows_of_frame(plain)):
         assert isinstance(cells, dict)  # noqa: S101 - only rows whose columns are named as prices can be no bars
         values = [None if cell == "" else cell for cell in cells.values()]
         for ticker, places in layout.tickers.items():
+            origins.append((position, ticker))
             row = {ours: _number(values[places[field]], ours) for field, ours in taken.items() if field in places}
             if all(row[name] is None for name in PRICES):
-                found.dropped += 1
+                rows.append(NO_BAR)
                 continue
             time = values[layout.time_at]
             row |= {"datetime": time} if intraday else {"date": _session(time)}
             row |= fixed | {name: values[at] for name, at in layout.others.items()}
             if ticker is not None:
                 row["ticker"] = ticker
-            found.rows.append(row)
-            found.origins.append(Origin(position, partial(_original, block, position, layout, ticker)))
-    return found
+            rows.append(row)
+    return Chunk(rows, lambda number: _origin(block, *origins[number], layout))
+
+
+def _origin(block: Block, position: int, ticker: str | None, layout: _Layout) -> Origin:
+    return Origin(position, _original(block, position, layout, ticker))
 
 
 def _original(block: Block, position: int, layout: _Layout, ticker: str | None) -> list[Any]:

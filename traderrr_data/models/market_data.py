@@ -100,6 +100,44 @@ class IntradayData(_Bar, Base):
     """The bar's length, such as 1m; 'unknown' in rows of the legacy application."""
 
 
+class BarRevision(Base):
+    """One version of a bar that was overwritten or deleted, as it stood from `known_from` until `known_until`."""
+
+    __tablename__ = "bar_revisions"
+    __table_args__ = (sa.Index(None, "ticker", "known_until"), sa.Index(None, "known_until"), table_options())
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    table_name: Mapped[str] = mapped_column(ByteText(32))
+    """The table that the bar was in."""
+    change: Mapped[str] = mapped_column(ByteText(8))
+    """What ended this version: 'update' or 'delete'."""
+    known_from: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    """The bar's updated_at."""
+    known_until: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    """When it was changed, which is the updated_at of the version that followed, or deleted."""
+    ticker: Mapped[str] = mapped_column(Ticker)
+    series: Mapped[str] = mapped_column(SeriesName)
+    timeframe: Mapped[str | None] = mapped_column(Timeframe)
+    """None for a daily bar."""
+    date: Mapped[dt.date | None] = mapped_column(SessionDate)
+    """None for an intraday bar."""
+    datetime: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    """None for a daily bar."""
+    open: Mapped[Decimal] = mapped_column(Price)
+    high: Mapped[Decimal] = mapped_column(Price)
+    low: Mapped[Decimal] = mapped_column(Price)
+    close: Mapped[Decimal] = mapped_column(Price)
+    volume: Mapped[Decimal | None] = mapped_column(Quantity)
+    dividends: Mapped[Decimal | None] = mapped_column(Ratio)
+    stock_splits: Mapped[Decimal | None] = mapped_column(Ratio)
+    source: Mapped[str | None] = mapped_column(ByteText(64))
+    price_basis: Mapped[str | None] = mapped_column(PriceBasis)
+    is_final: Mapped[bool | None] = mapped_column(Flag)
+    observed_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    """The bar's."""
+
+
 class Metadata(TimestampMixin, Base):
     """What is known of an instrument."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.mysql import facts, rows
+from traderrr_data.dialects.mysql import columns, facts, frames, rows
 
 MYSQL = Dialect(
     name="MySQL/MariaDB",
@@ -18,5 +18,11 @@ MYSQL = Dialect(
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
+    each_value=frames.each_value,
+    after_key=frames.after_key,
+    fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
+    clock=facts.clock,
+    merge_columns=columns.merge_columns,
+    merge_driver="aiomysql",
 )

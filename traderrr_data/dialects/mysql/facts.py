@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from traderrr_data.dialects.base import READ_ONLY, EngineOptions
@@ -25,6 +27,7 @@ from traderrr_data.errors import (
 # NO_AUTO_VALUE_ON_ZERO: an id of 0 is stored as 0. The rest turns silent changes into errors.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 _SQL_MODE += ",NO_AUTO_VALUE_ON_ZERO"
+_LONGEST_TEXT = 2**30  # of GROUP_CONCAT, which would be cut without an error
 _MIGRATION_LOCK = "concat('traderrr_data.', md5(database()))"  # a lock's name has 64 characters at most
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
@@ -46,7 +49,7 @@ _cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be co
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``."""
-    init_command = f"SET time_zone='+00:00', sql_mode='{_SQL_MODE}'"
+    init_command = f"SET time_zone='+00:00', sql_mode='{_SQL_MODE}', group_concat_max_len={_LONGEST_TEXT}"
     if options.statement_timeout is not None:
         seconds = options.statement_timeout
         # Comments that only MariaDB, and only MySQL, executes.
@@ -89,10 +92,10 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
 async def _connect(*, connect_timeout: float, **arguments: Any) -> Any:
     """Connect in time: the driver's own time-out ends when the server has taken the call, before it has answered."""
-    import aiomysql  # noqa: PLC0415 - loaded only where it is the driver
+    from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
 
     async with asyncio.timeout(connect_timeout):
-        return await aiomysql.connect(connect_timeout=connect_timeout, **arguments)
+        return await load.connect(connect_timeout=connect_timeout, **arguments)
 
 
 async def _kill_query(engine: sa.Engine, options: EngineOptions, thread_id: int) -> None:
@@ -126,6 +129,12 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
 def ends_transaction(error: BaseException) -> bool:
     """Tell a deadlock, after which the server has rolled back everything; other errors end the statement only."""
     return bool(error.args) and error.args[0] == 1213
+
+
+async def clock(connection: AsyncConnection) -> dt.datetime:
+    """Return the server's clock, in UTC."""
+    now: dt.datetime = (await connection.exec_driver_sql("SELECT utc_timestamp(6)")).scalar_one()
+    return now.replace(tzinfo=dt.UTC)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import columns, facts, rows
+from traderrr_data.dialects.base import Dialect, after_key
+from traderrr_data.dialects.postgresql import columns, facts, frames, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -18,7 +18,11 @@ POSTGRESQL = Dialect(
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,
+    each_value=frames.each_value,
+    after_key=after_key,
+    fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
+    clock=rows.clock,
     merge_columns=columns.merge_columns,
     merge_driver="asyncpg",
 )

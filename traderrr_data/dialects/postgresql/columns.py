@@ -1,140 +1,299 @@
-"""How PostgreSQL takes a large batch: COPY BINARY into a staging table, and a merge of what is new or differs."""
+"""How PostgreSQL takes a batch: COPY BINARY where nothing of it is stored, else the server itself keeps what is needed.
+
+A large batch goes by COPY BINARY, straight into the table if no stored key lies between its keys, else into a staging
+table, and what is new or differs goes on from there. A small batch comes as arrays in one statement, since a temporary
+table for each would bloat the catalog.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import Counts, Merge
+from traderrr_data.dialects.base import Counts, Merge, RowByRow, Verdict, kept_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_STAGE = "pg_temp.traderrr_data_stage"
+_STAGE = "traderrr_data_stage"
+_STAGED_FROM = 2_000  # rows
 _ROWS_A_MESSAGE = 20_000
+_MOST_RANGES = 0.1  # of a batch's rows; more are not worth a look
+_ATTEMPTS = 5
+_NOTHING = {"absent": 0, "inserted": 0, "updated": 0, "outranked": 0, "new": (), "changed": (), "kept": ()}
+_CHANGED_AT = "greatest(statement_timestamp(), t.updated_at)"  # a clock that was put back ends no version early
+_UNIQUE_VIOLATION = "23505"
+_KINDS = {
+    "int32": "int4",
+    "int64": "int8",
+    "date32": "date",
+    "timestamp": "timestamptz",
+    "bool": "bool",
+    "decimal128": "numeric",
+}
 
 
 async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     """Merge checked columns into their table."""
-    statements = _Statements(merge)
     # Through SQLAlchemy, which begins the transaction only with its first statement.
-    await connection.exec_driver_sql(statements.create_stage)
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - for the type checker: the connection is open
-    await driver.copy_to_table(
-        "traderrr_data_stage", schema_name="pg_temp", source=_binary(_staged(merge.columns)), format="binary"
+    if merge.columns.num_rows < _STAGED_FROM:
+        return await _merge_small(driver, merge)
+    if await _is_apart(driver, merge) and await _copy(driver, merge):
+        every: list[Verdict] = ["inserted"] * merge.columns.num_rows
+        return Counts(inserted=len(every), verdicts=every if merge.wants_verdicts else None)
+    return await _merge_large(driver, merge)
+
+
+async def _is_apart(driver: Any, merge: Merge) -> bool:
+    """Tell whether no stored key lies between the keys of the batch, one look at the index for each run of them."""
+    runs = await asyncio.to_thread(_runs, merge)
+    if len(runs[0]) > _MOST_RANGES * merge.columns.num_rows:
+        return False
+    *lines, (last_name, last_kind) = [(name, _kind(merge.columns.schema.field(name))) for name in merge.key]
+    kinds = [*(kind for _, kind in lines), last_kind, last_kind]
+    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(kinds, 1))
+    names = [*(f"key_{at}" for at in range(len(lines))), "oldest", "newest"]
+    same_line = "".join(f't."{name}" = r.key_{at} AND ' for at, (name, _) in enumerate(lines))
+    return not await driver.fetchval(
+        f"SELECT EXISTS (SELECT FROM unnest({arrays}) AS r({', '.join(names)}),"
+        f' LATERAL (SELECT FROM "{merge.table.name}" t'
+        f' WHERE {same_line}t."{last_name}" BETWEEN r.oldest AND r.newest LIMIT 1) AS stored)',
+        *runs,
     )
-    await connection.exec_driver_sql(f"ANALYZE {_STAGE}")  # without it the planner takes the stage for tiny
-    given = merge.columns.num_rows
-    inserted, absent, different = tuple((await connection.exec_driver_sql(statements.insert)).one())
-    updated = skipped = 0
-    if merge.ignores_stored:
-        skipped = given - inserted
-    elif different or inserted < absent:  # fewer than were absent: another writer was faster
-        updated, skipped = tuple((await connection.exec_driver_sql(statements.update)).one())
-    await connection.exec_driver_sql(f"DROP TABLE {_STAGE}")
-    return Counts(inserted, updated, given - inserted - updated - skipped, skipped)
 
 
-async def _binary(table: pa.Table) -> AsyncIterator[bytes]:
-    import pgpq  # noqa: PLC0415 - loaded only where Arrow is used
-
-    encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
-    yield encoder.write_header()
-    for batch in table.to_batches(max_chunksize=_ROWS_A_MESSAGE):
-        yield encoder.write_batch(batch)
-    yield encoder.finish()
-
-
-def _staged(columns: pa.Table) -> pa.Table:
-    """Return the rows numbered, with decimals as whole numbers of their last decimal: 8 bytes that cost no encoding."""
+def _runs(merge: Merge) -> list[list[Any]]:
+    """Return each run of rows that differ in the key's last column only: what they share, first and last of it."""
     import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
-    import pyarrow as pa  # noqa: PLC0415 - as above
+    import pyarrow.compute as pc  # noqa: PLC0415 - as above
 
-    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
+    keys = merge.columns.select(list(merge.key)).drop_null().combine_chunks()
+    if not keys.num_rows:
+        return [[] for _ in range(len(merge.key) + 1)]
+    begins = np.zeros(keys.num_rows, dtype=np.bool_)
+    begins[0] = True
+    for name in merge.key[:-1]:
+        column = keys[name].chunk(0)
+        begins[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]))
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], keys.num_rows) - 1
+    shared = [keys[name].take(first).to_pylist() for name in merge.key[:-1]]
+    return [*shared, keys[merge.key[-1]].take(first).to_pylist(), keys[merge.key[-1]].take(last).to_pylist()]
 
-    staged = {"n": pa.array(np.arange(columns.num_rows, dtype=np.int32))}
-    for name in columns.column_names:
-        column = columns[name].combine_chunks()
-        if pa.types.is_decimal(column.type):
-            column = pa.array(whole_numbers(column), pa.int64(), mask=nulls(column))
-        staged[name] = column
-    return pa.table(staged)
+
+async def _copy(driver: Any, merge: Merge) -> bool:
+    """Copy the batch straight into its table; False, with nothing done, if another writer has stored a key of it."""
+    try:
+        async with driver.transaction():
+            await driver.copy_to_table(
+                merge.table.name,
+                columns=merge.columns.column_names,
+                source=_binary(merge.columns),
+                format="binary",
+            )
+    except Exception as error:
+        if getattr(error, "sqlstate", None) != _UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
+
+
+async def _merge_large(driver: Any, merge: Merge) -> Counts:
+    """Look for what is new or differs in a staging table, and bring only that into the table."""
+    rows = _numbered(merge.columns)
+    columns = ", ".join(f'"{field.name}" {_kind(field)}' for field in rows.schema)
+    await driver.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns}) ON COMMIT DROP")
+    await driver.copy_to_table(_STAGE, schema_name="pg_temp", source=_binary(rows), format="binary")
+    statements = _Statements(merge, f"pg_temp.{_STAGE}", {name: f's."{name}"' for name in merge.columns.column_names})
+    find = (
+        "SELECT array_agg(n) FILTER (WHERE absent), array_agg(n) FILTER (WHERE NOT absent)"
+        f" FROM ({statements.find}) AS found"
+    )
+    # Without statistics of the stage the planner takes a join for much larger than an ANY.
+    stage = f"MATERIALIZED (SELECT * FROM pg_temp.{_STAGE} WHERE n = ANY"
+    steps = [f"absent AS {stage}($1::int4[]))", f"present AS {stage}($2::int4[]))"]
+
+    async def look_and_change() -> Mapping[str, Any]:
+        absent, different = await driver.fetchrow(find)
+        if absent is None and different is None:
+            return _NOTHING
+        return await driver.fetchrow(statements.change(steps), absent or [], different or [])  # type: ignore[no-any-return]
+
+    counts = await _settled(merge, look_and_change)
+    await driver.execute(f"DROP TABLE pg_temp.{_STAGE}")
+    return counts
+
+
+async def _merge_small(driver: Any, merge: Merge) -> Counts:
+    """Do all in one statement, which gets the rows as arrays: decimals as whole numbers of their last decimal."""
+    rows = _numbered(_whole(merge.columns))
+    arrays = ", ".join(f"${place}::{_kind(field)}[]" for place, field in enumerate(rows.schema, 1))
+    scales = {field.name: getattr(field.type, "scale", 0) for field in merge.columns.schema}
+    given = {name: f'(s."{name}" * 1e-{scale})' if scale else f's."{name}"' for name, scale in scales.items()}
+    statements = _Statements(merge, "given", given)
+    steps = [
+        f"given AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS u({_listed(rows.column_names)}))",
+        f"found AS MATERIALIZED ({statements.find})",
+        "absent AS MATERIALIZED (SELECT s.* FROM given s JOIN found USING (n) WHERE found.absent)",
+        "present AS MATERIALIZED (SELECT s.* FROM given s JOIN found USING (n) WHERE NOT found.absent)",
+    ]
+    statement, columns = statements.change(steps), [column.to_pylist() for column in rows.columns]
+    return await _settled(merge, lambda: driver.fetchrow(statement, *columns))
+
+
+async def _settled(merge: Merge, attempt: Callable[[], Awaitable[Mapping[str, Any]]]) -> Counts:
+    """Bring a batch in, once more where another writer stored a key of it meanwhile, and return the counts.
+
+    Raises:
+        RowByRow: an addition is stored otherwise, or nothing tells what became of each row.
+    """
+    counts = Counts()
+    for _ in range(_ATTEMPTS):
+        found = await attempt()
+        counts.inserted += found["inserted"]
+        counts.updated += found["updated"]
+        counts.skipped += found["outranked"]
+        if merge.on_conflict == "ignore" or found["inserted"] == found["absent"]:
+            break
+        if merge.wants_verdicts:
+            raise RowByRow
+    else:
+        raise RowByRow  # not the key but another unique index is in the way: let the database say which
+    if merge.on_conflict == "repeat" and counts.updated:
+        raise RowByRow
+    given = merge.columns.num_rows
+    others = given - counts.inserted - counts.updated - counts.skipped
+    verdict: Verdict = "skipped" if merge.on_conflict == "ignore" else "unchanged"
+    setattr(counts, verdict, getattr(counts, verdict) + others)
+    if merge.wants_verdicts:
+        numbers: dict[Verdict, str] = {"inserted": "new", "updated": "changed", "skipped": "kept"}
+        known = {number: its for its, answer in numbers.items() for number in found[answer] or ()}
+        counts.verdicts = [known.get(number, verdict) for number in range(given)]
+    return counts
 
 
 class _Statements:
-    """The SQL of one merge; all names are those of our own tables."""
+    """The SQL of one merge; all names are those of our own tables.
 
-    def __init__(self, merge: Merge) -> None:
-        self._merge = merge
+    Args:
+        merge: the batch.
+        source: what holds the rows given, numbered by `n`.
+        given: each column's value as the table has it, of a row `s` of the source.
+    """
+
+    def __init__(self, merge: Merge, source: str, given: Mapping[str, str]) -> None:
+        self._merge, self._source, self._given = merge, source, given
         self._table = f'"{merge.table.name}"'
-        self._scales = {field.name: getattr(field.type, "scale", 0) for field in merge.columns.schema}
         self._same_key = " AND ".join(f't."{name}" = s."{name}"' for name in merge.key)
-        differs = (f't."{name}" IS DISTINCT FROM {self._given(name)}' for name in merge.values)
-        self._differs = " OR ".join(differs) or "false"
-
-    def _given(self, name: str) -> str:
-        """A staged value as the column has it; a product with a power of ten is exact, a quotient is slower."""
-        return f'(s."{name}" * 1e-{self._scales[name]})' if self._scales[name] else f's."{name}"'
+        differs = (f't."{name}" IS DISTINCT FROM {given[name]}' for name in merge.values)
+        self._differs = "false" if merge.on_conflict == "ignore" else " OR ".join(differs) or "false"
 
     @property
-    def create_stage(self) -> str:
-        kinds = {
-            "decimal128": "int8",
-            "date32": "date",
-            "timestamp": "timestamptz",
-            "bool": "bool",
-            "string": 'text COLLATE "C"',
-        }
-        columns = ", ".join(
-            f'"{field.name}" {kinds[str(field.type).partition("(")[0].partition("[")[0]]}'
-            for field in self._merge.columns.schema
-        )
-        return f"CREATE TEMPORARY TABLE traderrr_data_stage (n int4, {columns}) ON COMMIT DROP"
-
-    @property
-    def insert(self) -> str:
-        """Insert what is absent; the rows: inserted, absent before, stored and different."""
-        names = self._merge.columns.column_names
-        columns = ", ".join(f'"{name}"' for name in names)
-        key = ", ".join(f'"{name}"' for name in self._merge.key)
+    def find(self) -> str:
+        """Find the rows that are absent, and those that are stored otherwise."""
         absent = f't."{self._merge.key[0]}" IS NULL'
-        return f"""
-            WITH found AS MATERIALIZED (
-                SELECT s.n, {absent} AS absent FROM {_STAGE} s LEFT JOIN {self._table} t ON {self._same_key}
-                WHERE {absent} OR {self._differs}
-            ), added AS (
-                INSERT INTO {self._table} ({columns})
-                SELECT {", ".join(map(self._given, names))} FROM {_STAGE} s JOIN found USING (n)
-                WHERE found.absent ORDER BY n ON CONFLICT ({key}) DO NOTHING RETURNING 1
-            )
-            SELECT (SELECT count(*) FROM added), count(*) FILTER (WHERE absent), count(*) FILTER (WHERE NOT absent)
-            FROM found"""  # noqa: S608 - names of our tables
+        return (
+            f"SELECT s.n, {absent} AS absent FROM {self._source} s LEFT JOIN {self._table} t ON {self._same_key}"
+            f" WHERE {absent} OR {self._differs}"
+        )
 
-    @property
-    def update(self) -> str:
-        """Update what differs, locked in the order of the keys; the rows: updated, kept back."""
-        sets = ", ".join(f'"{name}" = {self._given(name)}' for name in self._merge.values)
-        return f"""
-            WITH different AS MATERIALIZED (
-                SELECT s.n, {self._outranks()} AS kept FROM {self._table} t JOIN {_STAGE} s ON {self._same_key}
-                WHERE {self._differs} ORDER BY s.n FOR UPDATE OF t
-            ), changed AS (
-                UPDATE {self._table} t SET {sets}, updated_at = statement_timestamp()
-                FROM {_STAGE} s JOIN different USING (n) WHERE {self._same_key} AND NOT different.kept RETURNING 1
-            )
-            SELECT (SELECT count(*) FROM changed), count(*) FILTER (WHERE kept) FROM different"""  # noqa: S608 - as above
+    def change(self, steps: Sequence[str]) -> str:
+        """Insert the rows that `steps` call absent; lock, keep and update those that they call present.
 
-    def _outranks(self) -> str:
-        """What `bulk.rows.outranks` tells, in SQL."""
-        if not self._merge.keeps_final or "is_final" not in self._merge.table.c:
-            return "false"
-        given = self._merge.columns.column_names
-        stored_rank, given_rank = _rank("t.is_final"), _rank("s.is_final" if "is_final" in given else "NULL::bool")
-        later = "COALESCE(t.observed_at > s.observed_at, false)" if "observed_at" in given else "false"
-        return f"({stored_rank} > {given_rank} OR {stored_rank} = {given_rank} AND {later})"
+        Both happen in the order of the keys, the same for all writers.
+        """
+        merge, kept = self._merge, {}
+        if merge.revisions is not None:
+            kept = kept_columns(merge.table, merge.revisions)
+        old = [f't."{name}" AS "old_{name}"' for name in kept.values()]
+        locked = ["s.n", f"{_outranks(merge)} AS outranked", f"{_CHANGED_AT} AS changed_at", *old]
+        sets = [*(f'"{name}" = {self._given[name]}' for name in merge.values), "updated_at = d.changed_at"]
+        every = [
+            *steps,
+            f"""added AS (
+                INSERT INTO {self._table} ({_listed(self._given)}) SELECT {", ".join(self._given.values())}
+                FROM absent s ORDER BY n
+                ON CONFLICT ({_listed(merge.key)}) DO NOTHING RETURNING 1)""",
+            f"""different AS MATERIALIZED (
+                SELECT {", ".join(locked)}
+                FROM present s JOIN {self._table} t ON {self._same_key}
+                WHERE {self._differs} ORDER BY s.n FOR UPDATE OF t)""",
+            f"""changed AS (
+                UPDATE {self._table} t SET {", ".join(sets)} FROM present s JOIN different d USING (n)
+                WHERE {self._same_key} AND NOT d.outranked RETURNING s.n)""",
+        ]
+        if merge.revisions is not None:
+            every.append(f"""remembered AS (
+                INSERT INTO "{merge.revisions.name}" (table_name, change, known_until, {_listed(kept)})
+                SELECT '{merge.table.name}', 'update', changed_at, {_listed(f"old_{name}" for name in kept.values())}
+                FROM different WHERE NOT outranked)""")
+        answers = [
+            "(SELECT count(*) FROM absent) AS absent",
+            "(SELECT count(*) FROM added) AS inserted",
+            "(SELECT count(*) FROM changed) AS updated",
+            "(SELECT count(*) FROM different WHERE outranked) AS outranked",
+        ]
+        if merge.wants_verdicts:
+            answers += [
+                "(SELECT array_agg(n) FROM absent) AS new",
+                "(SELECT array_agg(n) FROM changed) AS changed",
+                "(SELECT array_agg(n) FROM different WHERE outranked) AS kept",
+            ]
+        return f"WITH {', '.join(every)} SELECT {', '.join(answers)}"
+
+
+async def _binary(rows: pa.Table) -> AsyncIterator[bytes]:
+    import pgpq  # noqa: PLC0415 - loaded only where Arrow is used
+
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
+    yield encoder.write_header()
+    for batch in rows.to_batches(max_chunksize=_ROWS_A_MESSAGE):
+        yield await asyncio.to_thread(encoder.write_batch, batch)
+    yield encoder.finish()
+
+
+def _numbered(columns: pa.Table) -> pa.Table:
+    import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
+    import pyarrow as pa  # noqa: PLC0415 - as above
+
+    return columns.add_column(0, "n", pa.array(np.arange(columns.num_rows, dtype=np.int32)))
+
+
+def _whole(columns: pa.Table) -> pa.Table:
+    """Return decimals as whole numbers of their last decimal, 8 bytes that cost no encoding."""
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
+
+    def whole(column: pa.Array) -> pa.Array:
+        is_decimal = pa.types.is_decimal(column.type)
+        return pa.array(whole_numbers(column), pa.int64(), mask=nulls(column)) if is_decimal else column
+
+    return pa.table({name: whole(columns[name].combine_chunks()) for name in columns.column_names})
+
+
+def _kind(field: pa.Field) -> str:
+    """Return PostgreSQL's type of a staged column."""
+    return _KINDS.get(str(field.type).partition("[")[0].partition("(")[0], "text")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _outranks(merge: Merge) -> str:
+    """Return what `bulk.rows.outranks` tells, in SQL."""
+    if not merge.keeps_final:
+        return "false"
+    given = merge.columns.column_names
+    stored_rank, given_rank = _rank("t.is_final"), _rank("s.is_final" if "is_final" in given else "NULL::bool")
+    later = "COALESCE(t.observed_at > s.observed_at, false)" if "observed_at" in given else "false"
+    return f"({stored_rank} > {given_rank} OR {stored_rank} = {given_rank} AND {later})"
 
 
 def _rank(final: str) -> str:

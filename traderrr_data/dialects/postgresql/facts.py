@@ -49,7 +49,7 @@ _ERRORS: dict[str, type[TraderrrDataError]] = {
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``; other drivers than asyncpg are taken to speak libpq's options."""
-    settings = {"timezone": "UTC", "application_name": "traderrr_data"}
+    settings = {"timezone": "UTC", "datestyle": "ISO", "application_name": "traderrr_data"}
     if options.statement_timeout is not None:
         settings["statement_timeout"] = f"{options.statement_timeout * 1000:.0f}"
     if options.schema is not None:
@@ -93,7 +93,7 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
 async def _terminate(engine: sa.Engine, options: EngineOptions, server_pid: int) -> None:
     """Terminate over a connection of its own: the pool may have none free."""
-    import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - one of its connections was cancelled
+    import asyncpg  # noqa: PLC0415 - one of its connections was cancelled
 
     _, arguments = engine.dialect.create_connect_args(engine.url)
     arguments = {name: value for name, value in arguments.items() if not name.startswith("prepared_statement_")}

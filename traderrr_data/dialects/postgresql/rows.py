@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,3 +39,9 @@ async def insert_absent(
     untouched = {key[0]: statement.excluded[key[0]]}
     statement = statement.on_conflict_do_update(index_elements=key, set_=untouched, where=sa.false())
     return {tuple(row) for row in await connection.execute(statement.returning(*columns), rows)}
+
+
+async def clock(connection: AsyncConnection) -> dt.datetime:
+    """Return the server's time at this statement."""
+    now: dt.datetime = (await connection.execute(sa.select(sa.func.statement_timestamp()))).scalar_one()
+    return now

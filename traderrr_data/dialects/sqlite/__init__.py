@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.sqlite import columns, facts, rows
+from traderrr_data.dialects.base import READ_ONLY, Dialect, after_key, match_keys
+from traderrr_data.dialects.sqlite import columns, facts, frames, rows
 
 SQLITE = Dialect(
     name="SQLite",
@@ -18,7 +18,11 @@ SQLITE = Dialect(
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
+    each_value=frames.each_value,
+    after_key=after_key,
+    fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
+    clock=rows.clock,
     merge_columns=columns.merge_columns,
     merge_driver="aiosqlite",
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import Counts, Merge
+from traderrr_data.dialects.base import Counts, Merge, RowByRow, Verdict, kept_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Cells: TypeAlias = tuple[Any, ...]
 
-_ROWS_A_STATEMENT = 500
+_ROWS_A_STATEMENT = 100  # with more, numbered parameters cost more than a statement
+_ROWS_AT_ONCE = 10_000  # that have Python's cells
+_EXACT = 2**53  # whole numbers up to this are doubles
+_INSERTED: Verdict = "inserted"
 _RANK = {1: 2, None: 1, 0: 0}  # of is_final as it is stored
 
 
@@ -30,83 +34,103 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - for the type checker: the connection is open
     await driver._execute(work.run, driver._conn)
-    return work.counts
+    return Counts(**work.counts, verdicts=work.verdicts)
 
 
 class _Work:
-    """One batch's statements, and what came of them."""
+    """One batch's statements, and what came of its rows.
+
+    Attributes:
+        counts: how many rows had each verdict.
+        verdicts: of each row, if the merge wants them.
+    """
 
     def __init__(self, merge: Merge) -> None:
         names = merge.columns.column_names
-        self.counts = Counts()
+        self.counts: Counter[str] = Counter()
+        self.verdicts: list[Verdict] = []
         self._merge = merge
-        self._rows = _parameters(merge)
+        self._table = _quoted(merge.table.name)
         self._kinds = [field.type for field in merge.columns.schema]
         self._at = {name: position for position, name in enumerate(names)}
-        self._finality = [name for name in ("is_final", "observed_at") if name in merge.table.c and merge.keeps_final]
-        self._columns = ", ".join(_quoted(name) for name in names)
+        self._finality = ("is_final", "observed_at") if merge.keeps_final else ()
         self._same_key = " AND ".join(f"t.{_quoted(name)} = v{self._at[name]}" for name in merge.key)
         self._differs = " OR ".join(f"t.{_quoted(name)} IS NOT v{self._at[name]}" for name in merge.values) or "0"
-        self._marks = "(" + ",".join("?" * len(names)) + ")"
+        self._now = ""
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Insert first where that met only new rows last time, and look first where most were stored."""
         cursor = connection.cursor()
-        look_first = False
-        for start in range(0, len(self._rows), _ROWS_A_STATEMENT):
-            chunk = self._rows[start : start + _ROWS_A_STATEMENT]
-            if look_first and not self._merge.ignores_stored:
-                stored = self._look(cursor, chunk)
-                inserted = self._insert(cursor, [chunk[number] for number, *cells in stored if cells[0] is None])
-                stored = [row for row in stored if row[1] is not None]
+        self._now = _text_of(dt.datetime.now(dt.UTC))
+        # Where there is an id, every row that is tried takes a number, also if it is there already.
+        always = self._merge.wants_verdicts or self._merge.table.autoincrement_column is not None
+        look_first = always
+        others: Verdict = "skipped" if self._merge.on_conflict == "ignore" else "unchanged"
+        for chunk in _chunks(self._merge):
+            if look_first:
+                found = self._look(cursor, chunk)
+                absent = [number for number, is_absent, *_ in found if is_absent]
+                inserted = self._insert(cursor, [chunk[number] for number in absent])
             else:
+                absent = []  # nobody has looked
                 inserted = self._insert(cursor, chunk)
-                there = inserted < len(chunk) and not self._merge.ignores_stored
-                stored = self._look(cursor, chunk) if there else []
-            look_first = inserted * 2 < len(chunk)
-            self._settle(cursor, chunk, inserted, stored)
+                found = self._look(cursor, chunk) if inserted < len(chunk) else []
+            changed = self._change(cursor, chunk, [row for row in found if not row[1]])
+            counts = Counter[str](changed.values())
+            counts["inserted"] = inserted
+            counts[others] = len(chunk) - counts.total()
+            self.counts += counts
+            if self._merge.wants_verdicts:
+                known: dict[int, Verdict] = {**dict.fromkeys(absent, _INSERTED), **changed}
+                self.verdicts += [known.get(number, others) for number in range(len(chunk))]
+            look_first = always or inserted * 2 < len(chunk)
         cursor.close()
 
     def _insert(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> int:
+        """Insert the rows whose key is absent; the column defaults would tell the time in whole seconds only."""
         if not rows:
             return 0
-        key = ", ".join(_quoted(name) for name in self._merge.key)
+        names = ", ".join(map(_quoted, self._at))
+        width = len(self._at)
+        marks = ",".join(
+            f"({','.join(f'?{number}' for number in range(first, first + width))},?1,?1)"
+            for first in range(2, len(rows) * width + 2, width)
+        )
         cursor.execute(
-            f"INSERT INTO {_quoted(self._merge.table.name)} ({self._columns})"  # noqa: S608 - names of our tables
-            f" VALUES {','.join([self._marks] * len(rows))} ON CONFLICT ({key}) DO NOTHING",
-            list(chain.from_iterable(rows)),
+            f"INSERT INTO {self._table} ({names}, created_at, updated_at) VALUES {marks}"
+            f" ON CONFLICT ({', '.join(map(_quoted, self._merge.key))}) DO NOTHING",
+            [self._now, *chain.from_iterable(rows)],
         )
         return cursor.rowcount
 
     def _look(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> list[Cells]:
-        """Return (number in the chunk, stored cells, finality) of the rows that are absent or differ bitwise."""
+        """Return (number in the chunk, is absent, stored cells, finality) of rows that are absent or differ bitwise."""
         given = ",".join(f"v{position}" for position in range(len(self._at)))
         wanted = ",".join(f"t.{_quoted(name)}" for name in (*self._at, *self._finality))
-        numbered = ",".join(f"({number},{self._marks[1:]}" for number in range(len(rows)))
+        marks = ",?" * len(self._at)
+        numbered = ",".join(f"({number}{marks})" for number in range(len(rows)))
+        absent = f"t.{_quoted(self._merge.key[0])} IS NULL"
+        differs = "0" if self._merge.on_conflict == "ignore" else self._differs
         cursor.execute(
-            f"WITH v(n,{given}) AS (VALUES {numbered}) SELECT n, {wanted} FROM v"  # noqa: S608 - as above
-            f" LEFT JOIN {_quoted(self._merge.table.name)} t ON {self._same_key}"
-            f" WHERE t.{_quoted(self._merge.key[0])} IS NULL OR {self._differs}",
+            f"WITH v(n,{given}) AS (VALUES {numbered}) SELECT n, {absent}, {wanted} FROM v"
+            f" LEFT JOIN {self._table} t ON {self._same_key} WHERE {absent} OR {differs}",
             list(chain.from_iterable(rows)),
         )
         return cursor.fetchall()
 
-    def _settle(self, cursor: sqlite3.Cursor, chunk: Sequence[Cells], inserted: int, stored: Sequence[Cells]) -> None:
-        changed = []
-        skipped = len(chunk) - inserted if self._merge.ignores_stored else 0
-        for number, *cells in stored:
+    def _change(self, cursor: sqlite3.Cursor, chunk: Sequence[Cells], different: Sequence[Cells]) -> dict[int, Verdict]:
+        """Update the rows that are stored and read otherwise; return what became of those that differ, by number."""
+        verdicts: dict[int, Verdict] = {}
+        for number, _, *cells in different:
             row = chunk[number]
             if all(map(_reads_as, cells, row, self._kinds)):
                 continue
-            if self._finality and self._outranks(cells[len(row) :], row):
-                skipped += 1
-            else:
-                changed.append(row)
-        self._update(cursor, changed)
-        self.counts.inserted += inserted
-        self.counts.updated += len(changed)
-        self.counts.skipped += skipped
-        self.counts.unchanged += len(chunk) - inserted - len(changed) - skipped
+            if self._merge.on_conflict == "repeat":
+                raise RowByRow
+            outranked = bool(self._finality) and self._outranks(cells[len(row) :], row)
+            verdicts[number] = "skipped" if outranked else "updated"
+        self._update(cursor, [chunk[number] for number, verdict in verdicts.items() if verdict == "updated"])
+        return verdicts
 
     def _outranks(self, stored: Sequence[Any], row: Cells) -> bool:
         """Tell what `bulk.rows.outranks` tells, of stored forms."""
@@ -123,13 +147,30 @@ class _Work:
         if not rows:
             return
         values, key = self._merge.values, self._merge.key
+        self._keep(cursor, rows)
         order = [self._at[name] for name in (*values, *key)]
+        sets = ", ".join(f"{_quoted(name)} = ?" for name in values)
+        where = " AND ".join(f"{_quoted(name)} = ?" for name in key)
         cursor.executemany(
-            f"UPDATE {_quoted(self._merge.table.name)} SET "  # noqa: S608 - as above
-            + ", ".join(f"{_quoted(name)} = ?" for name in values)
-            + ", updated_at = CURRENT_TIMESTAMP WHERE "
-            + " AND ".join(f"{_quoted(name)} = ?" for name in key),
-            [tuple(row[position] for position in order) for row in rows],
+            f"UPDATE {self._table} SET updated_at = max(?, updated_at), {sets} WHERE {where}",
+            [(self._now, *(row[position] for position in order)) for row in rows],
+        )
+
+    def _keep(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> None:
+        """Keep the stored versions of rows, if anything is to be kept."""
+        if self._merge.revisions is None:
+            return
+        kept = kept_columns(self._merge.table, self._merge.revisions)
+        at = [self._at[name] for name in self._merge.key]
+        marks = ",".join([f"({','.join('?' * len(at))})"] * len(rows))
+        cursor.execute(
+            f"WITH v({','.join(f'v{position}' for position in at)}) AS (VALUES {marks})"
+            f" INSERT INTO {_quoted(self._merge.revisions.name)}"
+            f" (table_name, change, known_until, {', '.join(map(_quoted, kept))})"
+            f" SELECT '{self._merge.table.name}', 'update', max(?, t.updated_at),"
+            f" {', '.join(f't.{_quoted(name)}' for name in kept.values())}"
+            f" FROM v CROSS JOIN {self._table} t ON {self._same_key}",
+            [*(row[position] for row in rows for position in at), self._now],
         )
 
 
@@ -150,15 +191,24 @@ def _reads_as(stored: Any, given: Any, kind: pa.DataType) -> bool:
     return str(kind).startswith("timestamp") and _instant(stored) == _instant(given)
 
 
+def _text_of(instant: dt.datetime) -> str:
+    """Return an instant in the form in which SQLite stores it, with a fraction only where there is one."""
+    return instant.replace(tzinfo=None).isoformat(sep=" ")
+
+
 def _instant(text: str) -> dt.datetime:
     instant = dt.datetime.fromisoformat(text)
     return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant
 
 
-def _parameters(merge: Merge) -> list[Cells]:
-    table = merge.table
-    columns = [_cells(table.c[name].type, merge.columns[name]) for name in merge.columns.column_names]
-    return list(zip(*columns, strict=True))
+def _chunks(merge: Merge) -> Iterator[list[Cells]]:
+    """Yield each statement's rows; Python's cells of a whole batch would take ten times its columns' memory."""
+    for first in range(0, merge.columns.num_rows, _ROWS_AT_ONCE):
+        columns = merge.columns.slice(first, _ROWS_AT_ONCE)
+        cells = [_cells(merge.table.c[name].type, columns[name]) for name in columns.column_names]
+        rows = list(zip(*cells, strict=True))
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            yield rows[start : start + _ROWS_A_STATEMENT]
 
 
 def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> list[Any]:
@@ -170,12 +220,12 @@ def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> li
     kind = str(column.type)
     if kind.startswith("decimal128"):
         whole, power = whole_numbers(column.combine_chunks()), 10**column.type.scale
-        cells = (whole / float(power)).tolist()  # exact: the batch was checked to have at most 15 digits
+        cells = (whole / float(power)).tolist()
+        for position in np.flatnonzero(np.abs(whole) > _EXACT).tolist():
+            cells[position] = int(whole[position]) / power  # Python rounds once where numpy would round twice
         if getattr(column_type, "keeps_whole_numbers", False):
-            units = (whole // power).tolist()
-            cells = [
-                unit if exact else cell for unit, exact, cell in zip(units, whole % power == 0, cells, strict=True)
-            ]
+            units, exact = (whole // power).tolist(), whole % power == 0
+            cells = units if exact.all() else [u if e else c for u, e, c in zip(units, exact, cells, strict=True)]
     elif kind.startswith("timestamp"):
         micros = np.asarray(column.combine_chunks().cast("int64").fill_null(0))
         text = np.datetime_as_string(micros.view("datetime64[us]"), unit="us").tolist()

@@ -1,0 +1,1 @@
+"""The program against raw drivers and its peers: ``python -m benchmarks``."""

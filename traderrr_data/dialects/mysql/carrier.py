@@ -1,0 +1,177 @@
+"""How statements and rows get to the server: several statements in one round trip, and rows as text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from traderrr_data.dialects.base import RowByRow
+from traderrr_data.dialects.mysql.statements import LIMITS, Statements
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_T = TypeVar("_T")
+
+_LOAD_FROM = 500  # rows; fewer are as fast in one statement, in fewer round trips
+_INLINE = 500  # rows that cost the event loop a millisecond
+_LIMITS = "traderrr_data_limits"
+# LOCAL is not allowed on the server, or switched off there (MySQL, MariaDB), or the client did not offer it.
+_LOCAL_FORBIDDEN = (1148, 3948, 4166, 2068)
+_REST_OF_STATEMENT = 20_000  # bytes beside the rows
+_NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
+
+
+@dataclass
+class Limits:
+    """What the server of one connection allows.
+
+    Attributes:
+        local: LOAD DATA LOCAL.
+        packet: the bytes of a packet.
+        heap: the bytes of a table in memory.
+        logged: what an INSERT brings into such a table goes to the binary log, as a statement.
+    """
+
+    local: bool
+    packet: int
+    heap: int
+    logged: bool
+
+    def heap_for(self, rows: int) -> int:
+        """Return the bytes that a staging table of so many rows may take in memory."""
+        return 0 if self.logged and not self.loads(rows) else self.heap
+
+    def loads(self, rows: int) -> bool:
+        """Tell whether so many rows are loaded, and not inserted."""
+        return self.local and rows >= _LOAD_FROM
+
+
+async def limits_of(driver: Any, info: MutableMapping[Any, Any]) -> Limits:
+    """Return the limits; `info` is the connection's, and keeps them."""
+    from traderrr_data.dialects.mysql.load import Connection  # noqa: PLC0415 - loaded only where aiomysql is the driver
+
+    if _LIMITS not in info:
+        ((local, packet, heap, logged),) = (await run(driver, [LIMITS.encode()]))[0]
+        info[_LIMITS] = Limits(bool(local) and isinstance(driver, Connection), packet, heap, bool(logged))
+    limits: Limits = info[_LIMITS]
+    return limits
+
+
+async def made(rows: int, make: Callable[[], _T]) -> _T:
+    """Return what is made of so many rows; of many in a thread, so that the event loop goes on."""
+    return make() if rows <= _INLINE else await asyncio.to_thread(make)
+
+
+async def run(driver: Any, statements: Sequence[bytes]) -> list[Sequence[Any]]:
+    """Run statements in one round trip, and return the rows of each."""
+    await driver.query(b";".join(statements))
+    results = [driver._result.rows or ()]
+    while driver._result.has_next:
+        await driver.next_result()
+        results.append(driver._result.rows or ())
+    return results
+
+
+@dataclass
+class Piece:
+    """Some rows of a batch, numbered from 0, and the text of which a staging table is filled."""
+
+    rows: pa.Table
+    lines: memoryview | None
+    values: list[bytes]
+
+    @property
+    def size(self) -> int:
+        """Return the number of rows."""
+        return int(self.rows.num_rows)
+
+
+class Carrier:
+    """Takes the rows and statements of one batch to the server."""
+
+    def __init__(self, driver: Any, limits: Limits, statements: Statements) -> None:
+        self._driver = driver
+        self._limits = limits
+        self._sql = statements
+
+    async def pieces(self, columns: pa.Table, size: int) -> AsyncGenerator[Piece, None]:
+        """Yield a batch in pieces; while the server has one, the text of the next is made."""
+        starts = range(0, columns.num_rows, size)
+        upcoming = self._prepared(columns.slice(0, size))
+        try:
+            for start in starts:
+                piece = await upcoming
+                if start + size < columns.num_rows:
+                    upcoming = self._prepared(columns.slice(start + size, size))
+                yield piece
+        finally:
+            upcoming.cancel()
+
+    def _prepared(self, rows: pa.Table) -> asyncio.Future[Piece]:
+        return asyncio.ensure_future(made(rows.num_rows, lambda: self._prepare(rows)))
+
+    def _prepare(self, rows: pa.Table) -> Piece:
+        import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+        from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - as above
+
+        numbered = rows.add_column(0, "n", pa.array(range(rows.num_rows), pa.int32()))
+        if self._limits.loads(rows.num_rows):
+            return Piece(rows, texts.lines(numbered), [])
+        return Piece(rows, None, self._values(numbered))
+
+    def _values(self, rows: pa.Table) -> list[bytes]:
+        """Return the rows as they stand behind VALUES, in as many parts as the size of a packet demands."""
+        from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
+
+        escapes = not self._driver.server_status & _NO_BACKSLASH_ESCAPES
+        text = texts.literals(rows, backslash_escapes=escapes)
+        half = rows.num_rows // 2
+        if half and len(text) > self._limits.packet - _REST_OF_STATEMENT:
+            return [*self._values(rows.slice(0, half)), *self._values(rows.slice(half))]
+        return [bytes(text)]
+
+    async def run(self, statements: Sequence[str | bytes]) -> list[Sequence[Any]]:
+        """Run statements in as few round trips as the size of a packet allows, and return the rows of each."""
+        results: list[Sequence[Any]] = []
+        group: list[bytes] = []
+        for statement in statements:
+            encoded = statement.encode() if isinstance(statement, str) else statement
+            if group and sum(map(len, group)) + len(encoded) > self._limits.packet - _REST_OF_STATEMENT // 2:
+                results += await run(self._driver, group)
+                group = []
+            group.append(encoded)
+        return results + await run(self._driver, group)
+
+    async def stage(self, piece: Piece) -> list[str | bytes]:
+        """Bring a piece into a new staging table, if the statements returned are run, too."""
+        statements: list[str | bytes] = list(self._sql.create)
+        if piece.lines is not None:
+            await self.run(statements)
+            if await self._load(piece.lines, piece.size):
+                return []
+            piece = await made(piece.size, lambda: self._prepare(piece.rows))
+            statements = []
+        return [*statements, *map(self._sql.stage_values, piece.values)]
+
+    async def inserts(self, rows: pa.Table) -> list[bytes]:
+        """Return the statements that insert rows which are not taken from the staging table."""
+        return [self._sql.insert_values(values) for values in await made(rows.num_rows, lambda: self._values(rows))]
+
+    async def _load(self, text: memoryview, rows: int) -> bool:
+        """Load lines into the staging table; False if the server forbids it."""
+        from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
+
+        try:
+            outcome = await load.load_local(self._driver, *self._sql.stage, text)
+        except load.Error as error:
+            if error.args[0] not in _LOCAL_FORBIDDEN:
+                raise
+            self._limits.local = False
+            return False
+        if outcome != (rows, 0):
+            raise RowByRow  # a LOCAL load turns every error into a warning
+        return True

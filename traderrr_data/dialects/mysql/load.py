@@ -1,0 +1,109 @@
+"""LOAD DATA LOCAL from memory, by a client that never opens a file.
+
+In this protocol it is the server that names the file which the client then sends, and a hostile server may name any
+(https://mariadb.com/kb/en/load-data-infile/#load-data-local-infile). The connection says that it can do LOCAL, but
+what it sends is only the text that one call of `load_local` was given, and only for the name that this call made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import aiomysql
+from aiomysql import Error
+from aiomysql.connection import CLIENT, COMMAND, CR, LoadLocalPacketWrapper, OKPacketWrapper
+
+from traderrr_data.errors import ConfigurationError
+
+__all__ = ["Connection", "Error", "connect", "load_local"]
+
+_BYTES_A_PACKET = 1 << 18
+_REFUSED = "the server asked for a file of this machine: it is not one to be trusted, and the connection was closed"
+
+
+class Connection(aiomysql.Connection):  # type: ignore[misc] # the driver says nothing about its types
+    """A connection that offers LOCAL to the server, and refuses to send what it asks for."""
+
+    def __init__(self, *, client_flag: int = 0, **arguments: Any) -> None:
+        super().__init__(client_flag=client_flag | CLIENT.LOCAL_FILES, **arguments | {"local_infile": False})
+
+    async def _read_query_result(self, unbuffered: bool = False) -> None:
+        with _given_up_when_refused(self):
+            await super()._read_query_result(unbuffered=unbuffered)
+
+    async def show_warnings(self) -> Any:
+        """Return what the driver's own method does."""
+        with _given_up_when_refused(self):
+            return await super().show_warnings()
+
+
+@contextlib.contextmanager
+def _given_up_when_refused(connection: Connection) -> Iterator[None]:
+    """Close the connection where the driver refuses a file by a RuntimeError: the server is waiting for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        connection.close()
+        raise ConfigurationError(_REFUSED) from error
+
+
+async def connect(**arguments: Any) -> Connection:
+    """Return an open connection; the arguments are those of `aiomysql.connect`."""
+    connection = Connection(**arguments)
+    await connection._connect()
+    return connection
+
+
+async def load_local(connection: Connection, table: str, columns: str, text: memoryview) -> tuple[int, int]:
+    r"""Load lines of tab-separated UTF-8, and return how many rows that made and how many warnings.
+
+    Args:
+        connection: an idle one.
+        table: as it stands in SQL.
+        columns: what the fields are, as it stands in SQL.
+        text: ``\N`` for NULL; backslashes, tabs and line feeds in a field are escaped by a backslash.
+
+    Raises:
+        aiomysql.Error: the server does not allow it, or the statement failed.
+        ConfigurationError: the server asked for another file; the connection is closed.
+    """
+    name = f"memory-{secrets.token_hex(16)}"
+    # Hexadecimal, since what a backslash in quotes means depends on sql_mode.
+    statement = (
+        f"LOAD DATA LOCAL INFILE '{name}' INTO TABLE {table} CHARACTER SET utf8mb4"
+        f" FIELDS TERMINATED BY 0x09 ESCAPED BY 0x5C LINES TERMINATED BY 0x0A ({columns})"
+    )
+    await connection._execute_command(COMMAND.COM_QUERY, statement)
+    request = await connection._read_packet()
+    if not request.is_load_local_packet() or LoadLocalPacketWrapper(request).filename != name.encode():
+        _refuse(connection)
+    await _send(connection, text)
+    outcome = await connection._read_packet()
+    if not outcome.is_ok_packet():
+        _refuse(connection)
+    answer = OKPacketWrapper(outcome)
+    connection.server_status = answer.server_status
+    return answer.affected_rows, answer.warning_count
+
+
+def _refuse(connection: Connection) -> NoReturn:
+    connection.close()
+    raise ConfigurationError(_REFUSED)
+
+
+async def _send(connection: Connection, text: memoryview) -> None:
+    try:
+        for start in range(0, len(text), _BYTES_A_PACKET):
+            connection.write_packet(bytes(text[start : start + _BYTES_A_PACKET]))
+            await connection._writer.drain()
+        connection.write_packet(b"")  # the end of the file
+    except asyncio.CancelledError:
+        connection.close()
+        raise
+    except OSError as error:
+        connection.close()
+        raise aiomysql.OperationalError(CR.CR_SERVER_LOST, f"the connection was lost ({error})") from error

@@ -1,0 +1,68 @@
+"""Arrow columns as the text in which MySQL takes many rows: the lines of LOAD DATA, or the rows of VALUES."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_OF_LINES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n"}
+
+
+def lines(rows: pa.Table) -> memoryview:
+    """Return what `load.load_local` takes."""
+    cells = [_spelled(column, _OF_LINES).fill_null("\\N") for column in _columns(rows)]
+    return _bytes(_joined([_joined(cells, "\t"), ""], "\n"))
+
+
+def literals(rows: pa.Table, *, backslash_escapes: bool) -> memoryview:
+    """Return the rows as they stand behind VALUES, with a comma before each."""
+    escapes = {"\\": "\\\\", "'": "''"} if backslash_escapes else {"'": "''"}
+    cells = [_literal(column, _spelled(column, escapes)).fill_null("NULL") for column in _columns(rows)]
+    return _bytes(_joined([",(", _joined(cells, ","), ")"], ""))
+
+
+def _literal(column: pa.Array, spelled: pa.Array) -> pa.Array:
+    kind = column.type
+    is_number = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
+    # A number with an exponent would be a double.
+    if is_number and b"E" not in bytes(_bytes(spelled)):
+        return spelled
+    return _joined(["'", spelled, "'"], "")
+
+
+def _columns(rows: pa.Table) -> list[pa.Array]:
+    return [column.combine_chunks() for column in rows.columns]
+
+
+def _spelled(column: pa.Array, escapes: dict[str, str]) -> pa.Array:
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us"))  # without its zone, which is UTC
+    elif pa.types.is_string(kind):
+        return _escaped(column, escapes)
+    return column.cast(pa.string())
+
+
+def _escaped(column: pa.Array, escapes: dict[str, str]) -> pa.Array:
+    """Escape each spelling once, however often it stands in the column."""
+    encoded = column.dictionary_encode()
+    spellings = encoded.dictionary
+    for character, escape in escapes.items():
+        spellings = pc.replace_substring(spellings, character, escape)
+    return spellings.take(encoded.indices)
+
+
+def _joined(parts: list[Any], separator: str) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, separator)
+
+
+def _bytes(texts: pa.Array) -> memoryview:
+    """Return the texts one behind the other, which is how Arrow keeps them."""
+    _, offsets, data = texts.buffers()
+    start, end = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist()
+    return memoryview(data)[start:end]

@@ -1,0 +1,75 @@
+"""How PostgreSQL gives many rows: COPY, whose lines Arrow reads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from traderrr_data.dialects.base import CellByCell, Page, loose_scan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NULL = b"\\N"  # https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-TEXT-FORMAT
+
+
+def each_value(column: sa.Column[Any], values: Sequence[Any] | None) -> sa.Select[Any]:
+    """Return the query for the values of an index's first column."""
+    if values is None:
+        return loose_scan(column)
+    array = sa.cast(sa.literal(list(values), ARRAY(column.type)), ARRAY(column.type))
+    return sa.select(sa.func.unnest(array).label("value"))
+
+
+async def fetch_page(
+    connection: AsyncConnection,
+    query: sa.Select[Any],
+    key: Sequence[sa.ColumnElement[Any]],
+    schema: pa.Schema,
+    rows: int,
+) -> Page | None:
+    """Fetch the first rows of a query; see `Dialect`. Only asyncpg is spoken to."""
+    if connection.dialect.driver != "asyncpg":
+        return None
+    query = query.order_by(*key).limit(rows)
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    if not driver.is_in_transaction():
+        # Through SQLAlchemy, which begins the transaction only with its first statement.
+        await connection.exec_driver_sql("SELECT 1")
+    blocks: list[bytes] = []
+
+    async def keep(block: bytes) -> None:
+        blocks.append(block)
+
+    statement = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+    try:
+        status: str = await driver.copy_from_query(str(statement), output=keep)
+    except Exception:
+        # The server will take nothing more in this transaction, and the engine's listeners must know.
+        with contextlib.suppress(Exception):
+            await connection.exec_driver_sql("SELECT 1")
+        raise
+    count, text = int(status.removeprefix("COPY ")), b"".join(blocks)
+
+    def build() -> pa.RecordBatch:
+        from traderrr_data.dialects.wire import batch_of_text  # noqa: PLC0415 - it loads numpy
+
+        batch = batch_of_text(text, schema, count, null=_NULL.decode(), zoned=True)
+        if text.count(b"\\") > sum(column.null_count for column in batch.columns):
+            raise CellByCell("a text has an escape")
+        return batch
+
+    return Page(query, build, is_last=count < rows, end=_end(blocks, schema, key) if count else None)
+
+
+def _end(blocks: Sequence[bytes], schema: pa.Schema, key: Sequence[sa.ColumnElement[Any]]) -> dict[str, str] | None:
+    """Return the last line's cells of the key as texts, which their columns' types can read; None if one is escaped."""
+    line = b"".join(blocks[-2:]).removesuffix(b"\n").rpartition(b"\n")[2]
+    cells = dict(zip(schema.names, line.decode().split("\t"), strict=False))
+    end = {column.name: cells.get(column.name, "") for column in key if column.name in schema.names}
+    return None if any("\\" in cell or not cell for cell in end.values()) else end
