@@ -254,7 +254,7 @@ async def longest_block(work: Any) -> float:
         nonlocal longest
         last = time.perf_counter()
         while not done:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
             now = time.perf_counter()
             longest, last = max(longest, now - last), now
 
@@ -270,8 +270,9 @@ async def test_the_event_loop_turns_while_a_large_frame_is_read(db: DatabaseMana
     await stored_bars(db, 30, 2_000)
     async with db.session_context(read_only=True) as session:
         await market_data.daily_frame(session, ["T000"])  # what is loaded once is loaded
-        # The best of some: on a busy machine the loop may wait for a processor.
-        blocks = [await longest_block(market_data.daily_frame(session)) for _ in range(5)]
+        blocks: list[float] = []
+        while len(blocks) < 10 and min(blocks, default=1.0) >= BLOCKED:  # on a busy machine it waits for a processor
+            blocks.append(await longest_block(market_data.daily_frame(session)))
         assert min(blocks) < BLOCKED
         assert (await market_data.daily_frame(session)).num_rows == 60_000
 

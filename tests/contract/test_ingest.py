@@ -250,8 +250,12 @@ async def test_what_was_exported_is_unchanged_when_it_comes_back(
 
 async def test_what_the_caller_says_wrongly_is_refused(db: DatabaseManager, tmp_path: Path) -> None:
     path = own(tmp_path / "x.csv")
-    with pytest.raises(ConfigurationError, match="raw, split or all"):
+    with pytest.raises(ConfigurationError, match="price_basis: 'adjusted' is none of 'raw', 'split' and 'all'"):
         await ingest_file(db, path, price_basis="adjusted")
+    with pytest.raises(ConfigurationError, match="ticker: 'A ' has blanks"):
+        await ingest_file(db, path, ticker="A ")
+    with pytest.raises(ConfigurationError, match="series: .* lone surrogates"):
+        await ingest_file(db, path, series="\udcff")
     with pytest.raises(ConfigurationError, match="not a timeframe"):
         await ingest_file(db, path, timeframe="1 minute")
     with pytest.raises(ConfigurationError, match="known are own, yfinance"):

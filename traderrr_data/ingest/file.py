@@ -20,7 +20,7 @@ from traderrr_data.bulk import Rejection, UpsertResult
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.ingest.base import Block, Chunk, Format, Head, Options, Progress, Reading, UnreadableFileError
-from traderrr_data.ingest.options import canonical_timeframe
+from traderrr_data.ingest.options import canonical
 from traderrr_data.ingest.own import OWN
 from traderrr_data.ingest.source import open_source
 from traderrr_data.ingest.yfinance import YFINANCE
@@ -109,13 +109,16 @@ async def ingest_file(
 
     Raises:
         UnreadableFileError: the file is not there, damaged, or of no known format.
-        ConfigurationError: the file does not say all that must be known, or something is said twice.
+        ConfigurationError: the file does not say all that must be known, or something is said twice or wrongly.
         TraderrrDataError: whatever the database has against it; nothing is stored.
     """
     path, began = Path(path), time.perf_counter()
-    if price_basis not in (None, "raw", "split", "all"):
-        raise ConfigurationError(f"price_basis is raw, split or all, not {price_basis!r}")
-    options = Options(ticker, canonical_timeframe(timeframe), series, price_basis)
+    options = Options(
+        ticker=canonical("ticker", ticker),
+        timeframe=canonical("timeframe", timeframe),
+        series=canonical("series", series) or "",
+        price_basis=canonical("price_basis", price_basis),
+    )
     chosen, reading = await _in_thread(lambda: _prepare(path, format, options))
 
     async def work(session: AsyncSession) -> tuple[Counter[str], Path | None]:

@@ -37,15 +37,15 @@ def daily_timeframe(path: Path, options: Options) -> None:
         raise ConfigurationError(f"{path} has daily bars: --timeframe {options.timeframe} does not fit them")
 
 
-def canonical_timeframe(timeframe: str | None) -> str | None:
-    """Return a timeframe as it is stored (60m is 1h).
+def canonical(name: str, said: str | None) -> str | None:
+    """Return what the caller says of a column as it is stored (60m is 1h).
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it cannot be stored.
     """
-    kind = IntradayData.timeframe.type
+    kind = IntradayData.__table__.c[name].type
     assert isinstance(kind, CheckedType)  # noqa: S101 - every column of ours is one
     try:
-        return None if timeframe is None else str(kind.coerce(timeframe))
+        return None if said is None else str(kind.coerce(said))
     except ValueError as error:
-        raise ConfigurationError(f"timeframe: {error}") from error
+        raise ConfigurationError(f"{name}: {error}") from error

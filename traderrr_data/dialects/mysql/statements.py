@@ -65,7 +65,7 @@ class Statements:
         ]
 
     def _other(self, name: str) -> str:
-        if isinstance(self._merge.table.c[name].type.dialect_impl(_PLAIN), sa.String):
+        if str(self._merge.columns.schema.field(name).type) == "string":
             # These collations take blanks at the end for nothing.
             return f"NOT (CAST(t.`{name}` AS BINARY) <=> CAST(s.`{name}` AS BINARY))"
         return f"NOT (t.`{name}` <=> s.`{name}`)"
@@ -153,9 +153,6 @@ class Statements:
         sets = "".join(f"t.`{name}` = s.`{name}`, " for name in self._merge.values)
         changed = f"t.updated_at = GREATEST({_NOW}, t.updated_at)"
         return f"UPDATE {self._present} SET {sets}{changed} WHERE {self._changing}"
-
-
-_PLAIN = sa.engine.default.DefaultDialect()
 
 
 def _index_of(merge: Merge) -> str:

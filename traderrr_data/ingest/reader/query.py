@@ -16,7 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.ingest.reader.rows import Conversion, Kind
 
-_CONVERTED_INLINE: Final = 1_000  # rows; more are converted in a thread, so that the event loop goes on
+_CONVERTED_INLINE: Final = 2_000  # rows; more are converted in a thread, so that the event loop goes on
 
 
 class Arm(NamedTuple):

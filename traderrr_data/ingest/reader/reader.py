@@ -26,7 +26,9 @@ from traderrr_data.ingest.reader.rows import (
 )
 from traderrr_data.models import DailyData, IntradayData
 
-_ARMS: Final = 16  # of one query; more take longer to plan, and one answer longer to split
+_ARMS: Final = 16  # of one query; more take longer to plan
+_ROWS: Final = 1_000  # of one query, about; many at once keep Python's garbage collector busy
+_EXPECTED: Final = 250  # of an arm that does not limit its rows
 _ALL: Final = 2**31 - 1
 _DAYS: Final = (dt.date(1000, 1, 1), dt.date.max, dt.timedelta(days=1))
 _INSTANTS: Final = (
@@ -199,20 +201,33 @@ class Reader:
             async with self._engine.connect() as connection:
                 while any(self._waiting.values()):
                     kind = max(self._waiting, key=lambda kind: len(self._waiting[kind]))
-                    arms = self._take(kind, _ARMS)
+                    arms = self._take(kind)
                     await self._query(kind, len(arms)).answer(connection, arms)
         except Exception as error:
             # A query that failed was only these callers'; without a connection nobody can be answered.
-            for arm in arms or [arm for kind in self._waiting for arm in self._take(kind)]:
+            for arm in arms or self._take_all():
                 if not arm.rows.done():
                     arm.rows.set_exception(error)
         finally:
             for arm in arms:  # this task was cancelled
                 arm.rows.cancel()
 
-    def _take(self, kind: Kind, limit: int | None = None) -> list[Arm]:
+    def _take(self, kind: Kind) -> list[Arm]:
+        """Return the next questions, as many as are worth one query."""
         waiting = self._waiting[kind]
-        return [waiting.popleft() for _ in range(len(waiting) if limit is None else min(limit, len(waiting)))]
+        arms, rows = [waiting.popleft()], 0
+        while waiting and len(arms) < _ARMS:
+            rows += min(arms[-1].parameters["last"], _EXPECTED)
+            if rows >= _ROWS:
+                break
+            arms.append(waiting.popleft())
+        return arms
+
+    def _take_all(self) -> list[Arm]:
+        arms = [arm for waiting in self._waiting.values() for arm in waiting]
+        for waiting in self._waiting.values():
+            waiting.clear()
+        return arms
 
     def _query(self, kind: Kind, arms: int) -> Query:
         size = 1 << (arms - 1).bit_length()  # few sizes, each of which is prepared once
