@@ -51,12 +51,14 @@ def download(*, by_ticker: bool = False, named: bool = True, index: str | None =
     return frame
 
 
-def read(path: Path, form: str | None = None, **options: Any) -> tuple[list[dict[str, Any]], list[Block], list[Chunk]]:
+def read(
+    path: Path, form: str | None = None, *, cells: int | None = None, **options: Any
+) -> tuple[list[dict[str, Any]], list[Block], list[Chunk]]:
     """Return a file's bars for the database, and the pieces in which they came."""
     with open_source(path) as source:
         chosen = FORMATS[form] if form else next(one for one in FORMATS.values() if one.recognises(source.head))
         reading = chosen.prepare(source.head, Options(**options))
-        blocks = list(source.blocks(reading.header_rows, reading.cells))
+        blocks = list(source.blocks(reading.header_rows, cells or reading.cells))
         chunks = [reading.chunk(block) for block in blocks]
     return [row for chunk in chunks for row in rows_of(chunk) if row is not NO_BAR], blocks, chunks
 
@@ -228,18 +230,24 @@ def test_truth_values_of_our_own_csv_are_true_and_false_in_any_case(tmp_path: Pa
 
 
 def test_a_row_with_other_than_the_header_s_cells_is_set_aside_under_its_number(tmp_path: Path) -> None:
-    good = [f"T{number},2025-01-02,1,1,1,1,1" for number in range(200_000)]
+    good = [f"T{number},2025-01-02,1,1,1,1,1" for number in range(40_000)]
     good[1] = "short,row"
-    good[190_000] = "a,row,that,is,too,long,by,one"
-    rows, blocks, _ = read(own(tmp_path / "x.csv", *good, "last"))
+    good[30_000] = "a,row,that,is,too,long,by,one"
+    rows, blocks, _ = read(own(tmp_path / "x.csv", *good, "last"), cells=50_000)
     assert len(blocks) > 1
     assert [(bad.number, bad.cells) for block in blocks for bad in block.misshapen] == [
         (2, ["short", "row"]),
-        (190_001, ["a", "row", "that", "is", "too", "long", "by", "one"]),
-        (200_001, ["last"]),
+        (30_001, ["a", "row", "that", "is", "too", "long", "by", "one"]),
+        (40_001, ["last"]),
     ]
     numbers = [number for block in blocks for number in block.numbers]
     assert [row["ticker"] for row in rows] == [f"T{number - 1}" for number in numbers]
+
+
+def test_a_file_without_a_good_row_is_set_aside_as_a_whole(tmp_path: Path) -> None:
+    rows, blocks, _ = read(own(tmp_path / "x.csv", *["bad,row"] * 10_000), cells=1_000)
+    assert rows == []
+    assert [bad.number for block in blocks for bad in block.misshapen] == [*range(1, 10_001)]
 
 
 def test_a_byte_order_mark_and_blank_lines_are_no_cells(tmp_path: Path) -> None:

@@ -88,26 +88,45 @@ async def _pages(session: AsyncSession, wanted: Columns, *, exact: bool, rows: i
         query = wanted.query.where(*after)
         async with dialect.speaking_to_driver(connection):
             found = await dialect.fetch_page(connection, query, wanted.key, stored, rows)
-        page = _Page(connection, wanted, stored, exact=exact, found=found or _unread(query, wanted.key, rows))
+        cells = query.order_by(*wanted.key)
+        if found is not None and found.end is not None:
+            last = dialect.after_key(wanted.key, _ordered(wanted, found.end))
+            cells = cells.where(sa.not_(last))
+        elif found is None or not found.is_last:
+            cells = cells.limit(rows)
+        page = _Page(connection, wanted, stored, exact=exact, found=found or _UNREAD, cells=cells)
         yield page
         if await page.is_last(rows):
             return
         after = [dialect.after_key(wanted.key, await page.end())]
 
 
-def _unread(query: sa.Select[Any], key: Sequence[sa.ColumnElement[Any]], rows: int) -> Page:
-    def build() -> pa.RecordBatch:
-        raise CellByCell
+def _ordered(wanted: Columns, end: Mapping[str, Any]) -> Key:
+    known = {**end, **wanted.constants}
+    return tuple(known[column.name] for column in wanted.key)
 
-    return Page(query.order_by(*key).limit(rows), build, is_last=False)
+
+def _not_by_columns() -> pa.RecordBatch:
+    raise CellByCell
+
+
+_UNREAD = Page(_not_by_columns, is_last=False)
 
 
 class _Page:
-    """One page of a query, and the columns that become of it."""
+    """One page of a query, and the columns that become of it; `cells` finds the same rows."""
 
     def __init__(
-        self, connection: AsyncConnection, wanted: Columns, stored: pa.Schema, *, exact: bool, found: Page
+        self,
+        connection: AsyncConnection,
+        wanted: Columns,
+        stored: pa.Schema,
+        *,
+        exact: bool,
+        found: Page,
+        cells: sa.Select[Any],
     ) -> None:
+        self._cells = cells
         self._connection = connection
         self._wanted = wanted
         self._stored = stored
@@ -145,8 +164,7 @@ class _Page:
         if end is None:
             batch = await self.batch()
             [end] = batch.slice(batch.num_rows - 1).to_pylist()
-        known = {**end, **self._wanted.constants}
-        return tuple(known[column.name] for column in self._wanted.key)
+        return _ordered(self._wanted, end)
 
     def _built(self, build: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
         from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
@@ -158,7 +176,7 @@ class _Page:
         from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
         rows: list[sa.Row[Any]] = []
-        result = await self._connection.execute(self._found.query)
+        result = await self._connection.execute(self._cells)
         for part in result.partitions(_ROWS_A_TURN):
             rows += part
             await asyncio.sleep(0)

@@ -87,12 +87,6 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) ->
     return sa.tuple_(*columns).in_(keys)
 
 
-def after_key(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
-    """Return the condition that a row comes after a key, in the order of these columns."""
-    values = [sa.literal(value, column.type) for column, value in zip(columns, key, strict=True)]
-    return sa.tuple_(*columns) > sa.tuple_(*values)
-
-
 def loose_scan(column: sa.Column[Any]) -> sa.Select[Any]:
     """Return the query for every value of an index's first column, by one look into the index for each of them."""
     found = sa.select(sa.func.min(column).label("value")).cte("found", recursive=True)
@@ -110,13 +104,11 @@ class Page:
     """Some rows of a query on their way out, in the order of its key.
 
     Attributes:
-        query: what finds them, and no others.
         build: makes Arrow columns of them, beside the event loop; raises CellByCell where that cannot be.
         is_last: no row follows.
         end: the last row's columns of the key, if they are known before the page is built.
     """
 
-    query: sa.Select[Any]
     build: Callable[[], pa.RecordBatch]
     is_last: bool
     end: Mapping[str, Any] | None = None

@@ -135,7 +135,8 @@ class CsvSource(Source):
             return
         lines = self._lines[header_rows - 1]
         width = len(self.head.rows[0])
-        names = [str(position) for position in range(width)]
+        # Text, whatever it looks like: a number of more digits than a float has must stay what it is.
+        columns = {str(position): pa.string() for position in range(width)}
         bad: list[Misshapen] = []
 
         def set_aside(row: Any) -> str:
@@ -148,18 +149,17 @@ class CsvSource(Source):
                 self._unpacked(),
                 # One thread: only then does a bad row say its number.
                 read_options=pa_csv.ReadOptions(
-                    use_threads=False, skip_rows=lines, column_names=names, block_size=cells * _BYTES_A_CELL
+                    use_threads=False, skip_rows=lines, column_names=list(columns), block_size=cells * _BYTES_A_CELL
                 ),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside),
                 convert_options=pa_csv.ConvertOptions(
-                    # Text, whatever it looks like: a number of more digits than a float has must stay what it is.
-                    column_types=dict.fromkeys(names, pa.string()),
+                    column_types=columns,
                     null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
                 ),
             )
-            yield from _numbered(reader, bad)
+            yield from _numbered(reader, pa.schema(columns), bad)
 
     def done(self) -> float:
         """Return which part of the bytes has been read."""
@@ -170,20 +170,16 @@ class CsvSource(Source):
         self._file.close()
 
 
-def _numbered(batches: Iterator[pa.RecordBatch], bad: list[Misshapen]) -> Iterator[Block]:
+def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema, bad: list[Misshapen]) -> Iterator[Block]:
     """Give rows their numbers; `bad` holds those that were left out, and grows while batches are read."""
     following = 1
-    schema = pa.schema([])
     for batch in batches:
-        schema = batch.schema
         left_out = {row.number for row in bad}
         taken: Sequence[int] = range(following, following + batch.num_rows)
         if left_out:
             every = (number for number in itertools.count(following) if number not in left_out)
             taken = list(itertools.islice(every, batch.num_rows))
         following = taken[-1] + 1 if taken else following
-        while following in left_out:  # so that not all are kept where no row is good
-            following += 1
         yield Block(batch, taken, [row for row in bad if row.number < following])
         bad[:] = [row for row in bad if row.number >= following]
     if bad:

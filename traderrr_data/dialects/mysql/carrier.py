@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _LOAD_FROM = 500  # rows; fewer are as fast in one statement, in fewer round trips
+_ROWS_A_STATEMENT = 1_000  # more take the server longer a row
 _INLINE = 500  # rows that cost the event loop a millisecond
 _LIMITS = "traderrr_data_limits"
 # LOCAL is not allowed on the server, or switched off there (MySQL, MariaDB), or the client did not offer it.
@@ -124,6 +125,11 @@ class Carrier:
         return Piece(rows, None, self._values(numbered))
 
     def _values(self, rows: pa.Table) -> list[bytes]:
+        """Return the rows as they stand behind VALUES, in as many parts as are best for the server."""
+        parts = (rows.slice(start, _ROWS_A_STATEMENT) for start in range(0, rows.num_rows, _ROWS_A_STATEMENT))
+        return [values for part in parts for values in self._fitting(part)]
+
+    def _fitting(self, rows: pa.Table) -> list[bytes]:
         """Return the rows as they stand behind VALUES, in as many parts as the size of a packet demands."""
         from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
 
@@ -131,7 +137,7 @@ class Carrier:
         text = texts.literals(rows, backslash_escapes=escapes)
         half = rows.num_rows // 2
         if half and len(text) > self._limits.packet - _REST_OF_STATEMENT:
-            return [*self._values(rows.slice(0, half)), *self._values(rows.slice(half))]
+            return [*self._fitting(rows.slice(0, half)), *self._fitting(rows.slice(half))]
         return [bytes(text)]
 
     async def run(self, statements: Sequence[str | bytes]) -> list[Sequence[Any]]:

@@ -62,7 +62,7 @@ async def fetch_page(
         # A text that was cut, by group_concat_max_len or max_allowed_packet, has too few lines.
         return in_order(batch_of_text((text or "").encode() + b"\n", schema, count, null="", zoned=False), names)
 
-    return Page(query, build, is_last=last is None, end=None if last is None else last._asdict())
+    return Page(build, is_last=last is None, end=None if last is None else last._asdict())
 
 
 def _cell(field: pa.Field) -> str:

@@ -27,10 +27,12 @@ def literals(rows: pa.Table, *, backslash_escapes: bool) -> memoryview:
 def _literal(column: pa.Array, spelled: pa.Array) -> pa.Array:
     kind = column.type
     is_number = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
-    # A number with an exponent would be a double.
-    if is_number and b"E" not in bytes(_bytes(spelled)):
-        return spelled
-    return _joined(["'", spelled, "'"], "")
+    return spelled if is_number and not _has_exponent(spelled) else _joined(["'", spelled, "'"], "")
+
+
+def _has_exponent(numbers: pa.Array) -> bool:
+    """Tell whether one is written as 1E-7, which without quotes is a double."""
+    return b"E" in bytes(_bytes(numbers))
 
 
 def _columns(rows: pa.Table) -> list[pa.Array]:
@@ -45,7 +47,10 @@ def _spelled(column: pa.Array, escapes: dict[str, str]) -> pa.Array:
         column = column.cast(pa.timestamp("us"))  # without its zone, which is UTC
     elif pa.types.is_string(kind):
         return _escaped(column, escapes)
-    return column.cast(pa.string())
+    texts = column.cast(pa.string())
+    if pa.types.is_decimal(kind) and kind.scale > 0 and not _has_exponent(texts):
+        texts = pc.utf8_rtrim(pc.utf8_rtrim(texts, "0"), ".")  # zeros that the server would have to read
+    return texts
 
 
 def _escaped(column: pa.Array, escapes: dict[str, str]) -> pa.Array:

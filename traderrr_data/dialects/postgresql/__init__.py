@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traderrr_data.dialects.base import Dialect, after_key
+from traderrr_data.dialects.base import Dialect
 from traderrr_data.dialects.postgresql import columns, facts, frames, rows
 
 POSTGRESQL = Dialect(
@@ -19,7 +19,7 @@ POSTGRESQL = Dialect(
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,
     each_value=frames.each_value,
-    after_key=after_key,
+    after_key=frames.after_key,
     fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
     clock=rows.clock,

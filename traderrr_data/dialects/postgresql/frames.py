@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import CellByCell, Page, loose_scan
+from traderrr_data.dialects.base import CellByCell, Key, Page, loose_scan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +24,12 @@ def each_value(column: sa.Column[Any], values: Sequence[Any] | None) -> sa.Selec
         return loose_scan(column)
     array = sa.cast(sa.literal(list(values), ARRAY(column.type)), ARRAY(column.type))
     return sa.select(sa.func.unnest(array).label("value"))
+
+
+def after_key(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+    """Return the condition that a row comes after a key, in the order of these columns."""
+    values = [sa.literal(value, column.type) for column, value in zip(columns, key, strict=True)]
+    return sa.tuple_(*columns) > sa.tuple_(*values)
 
 
 async def fetch_page(
@@ -64,7 +70,7 @@ async def fetch_page(
             raise CellByCell("a text has an escape")
         return batch
 
-    return Page(query, build, is_last=count < rows, end=_end(blocks, schema, key) if count else None)
+    return Page(build, is_last=count < rows, end=_end(blocks, schema, key) if count else None)
 
 
 def _end(blocks: Sequence[bytes], schema: pa.Schema, key: Sequence[sa.ColumnElement[Any]]) -> dict[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traderrr_data.dialects.base import READ_ONLY, Dialect, after_key, match_keys
+from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
 from traderrr_data.dialects.sqlite import columns, facts, frames, rows
 
 SQLITE = Dialect(
@@ -19,7 +19,7 @@ SQLITE = Dialect(
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
     each_value=frames.each_value,
-    after_key=after_key,
+    after_key=frames.after_key,
     fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
     clock=rows.clock,

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import Page, loose_scan
+from traderrr_data.dialects.base import Key, Page, loose_scan
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-_INSTANT_LENGTHS = (19, 26)  # of the forms that are written, without and with microseconds
 
 
 def each_value(column: sa.Column[Any], values: Sequence[Any] | None) -> sa.Select[Any]:
@@ -28,6 +25,15 @@ def each_value(column: sa.Column[Any], values: Sequence[Any] | None) -> sa.Selec
         return loose_scan(column)
     given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
     return sa.select(sa.type_coerce(given.c.value, column.type).label("value"))
+
+
+def after_key(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+    """Return the condition that a row comes after a key; a text is compared as it is stored, whatever its form."""
+    values = [
+        sa.literal(value, sa.String() if isinstance(value, str) else column.type)
+        for column, value in zip(columns, key, strict=True)
+    ]
+    return sa.tuple_(*columns) > sa.tuple_(*values)
 
 
 async def fetch_page(
@@ -60,18 +66,12 @@ async def fetch_page(
         arrays = [column.array(text, count) for column, text in zip(columns, texts, strict=True)]
         return in_order(pa.record_batch(arrays, schema=schema), names)
 
-    last = {name: _last(texts[schema.names.index(name)], schema.field(name), count) for name in names}
-    return Page(query, build, is_last=count < rows, end=last if all(last.values()) else None)
+    last = {name: _last_line(texts[schema.names.index(name)], count) for name in names}
+    return Page(build, is_last=count < rows, end=last if all(last.values()) else None)
 
 
-def _last(text: bytes, field: pa.Field, count: int) -> str:
-    """Return a key's last line as its column's type reads it; empty if that cannot be told."""
-    if text.count(b"\n") != count:
-        return ""
-    line = text[:-1].rpartition(b"\n")[2].decode()
-    if str(field.type).startswith("timestamp"):
-        return f"{line}Z" if len(line) in _INSTANT_LENGTHS else ""
-    return line
+def _last_line(text: bytes, count: int) -> str:
+    return text[:-1].rpartition(b"\n")[2].decode() if text.count(b"\n") == count else ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from operator import gt, itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,10 +19,14 @@ from traderrr_data.ingest.reader.rows import Conversion, Kind
 _CONVERTED_INLINE: Final = 2_000  # rows; more are converted in a thread, so that the event loop goes on
 
 
-class Arm(NamedTuple):
-    """One question's part of a query: its parameters as the driver takes them, and who waits for the rows."""
+Line: TypeAlias = Mapping[str, Any]
+"""What names a line of rows and limits it, as the driver takes it."""
 
-    parameters: Mapping[str, Any]
+
+class Arm(NamedTuple):
+    """One question's part of a query, and who waits for the rows."""
+
+    parameters: Line
     rows: asyncio.Future[list[Any]]
 
 
@@ -34,7 +38,7 @@ class Query:
 
     def __init__(self, kind: Kind, size: int, dialect: sa.Dialect, conversion: Conversion) -> None:
         self._size = size
-        self._convert = conversion
+        self._conversion = conversion
         compiled = sa.union_all(*(_part(kind, number) for number in range(size))).compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         self._text = compiled.string
@@ -53,10 +57,11 @@ class Query:
         # The driver's rows as they are: SQLAlchemy's would be made only to be taken apart.
         found = result.cursor.fetchall()
         result.close()
+        lines = asked[: len(arms)]
         if len(found) > _CONVERTED_INLINE:
-            answers = await asyncio.to_thread(self._split, found, len(arms))
+            answers = await asyncio.to_thread(self._split, found, lines)
         else:
-            answers = self._split(found, len(arms))
+            answers = self._split(found, lines)
         for arm, answer in zip(arms, answers, strict=True):
             if arm.rows.done():
                 continue
@@ -65,24 +70,24 @@ class Query:
             else:
                 arm.rows.set_result(answer)
 
-    def _split(self, found: Sequence[Sequence[Any]], arms: int) -> list[list[Any] | InvalidRowError]:
-        answers: list[list[Any] | InvalidRowError] = [[] for _ in range(arms)]
+    def _split(self, found: Sequence[Sequence[Any]], lines: Sequence[Line]) -> list[list[Any] | InvalidRowError]:
+        """Return the rows of each line."""
         if not found:
-            return answers
+            return [[] for _ in lines]
         *columns, numbers = zip(*found, strict=True)
-        if any(map(gt, numbers, islice(numbers, 1, None))):  # no database has done so yet, but it may
-            return self._split(sorted(found, key=itemgetter(-1)), arms)
+        if any(map(gt, numbers, islice(numbers, 1, None))):  # no standard says that the parts come in their order
+            return self._split(sorted(found, key=itemgetter(-1)), lines)
+        counts = Counter(numbers)
         try:
-            rows = iter(self._convert(columns))
+            rows = iter(self._conversion.rows(columns, [(lines[number], count) for number, count in counts.items()]))
         except InvalidRowError:
-            return [self._converted_alone(found, number) for number in range(arms)]
-        for number, count in Counter(numbers).items():
-            answers[number] = list(islice(rows, count))
-        return answers
+            return [self._rows_of(found, number, line) for number, line in enumerate(lines)]
+        return [list(islice(rows, counts[number])) for number in range(len(lines))]
 
-    def _converted_alone(self, found: Sequence[Sequence[Any]], number: int) -> list[Any] | InvalidRowError:
+    def _rows_of(self, found: Sequence[Sequence[Any]], number: int, line: Line) -> list[Any] | InvalidRowError:
+        mine = [row[:-1] for row in found if row[-1] == number]
         try:
-            return self._convert(list(zip(*(row[:-1] for row in found if row[-1] == number), strict=True)))
+            return self._conversion.rows(list(zip(*mine, strict=True)), [(line, len(mine))]) if mine else []
         except InvalidRowError as error:
             return error
 
@@ -94,7 +99,7 @@ def _part(kind: Kind, number: int) -> sa.Select[Any]:
         return sa.bindparam(f"{name}__{number}", type_=column_type)
 
     # Without their types: SQLAlchemy would convert cell by cell, `Conversion` does so by columns.
-    columns = [sa.type_coerce(kind.table.c[name], sa.types.NullType()).label(name) for name in kind.fields]
+    columns = [sa.type_coerce(kind.table.c[name], sa.types.NullType()).label(name) for name in kind.fetched]
     query = sa.select(*columns).where(*(kind.table.c[name] == given(name, kind.type_of(name)) for name in kind.line))
     if kind.time is not None:
         time, time_type = kind.table.c[kind.time], kind.type_of(kind.time)

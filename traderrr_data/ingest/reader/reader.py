@@ -239,5 +239,5 @@ class Reader:
 
 def _by_time(kind: Kind, rows: list[Any], *, newest_first: bool) -> list[Any]:
     # They come in order, but no standard says that a part of a query keeps its own; sorting what is sorted is cheap.
-    rows.sort(key=itemgetter(kind.fields.index(kind.time or "")), reverse=newest_first)
+    rows.sort(key=itemgetter(kind.row._fields.index(kind.time or "")), reverse=newest_first)
     return rows

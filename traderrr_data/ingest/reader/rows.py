@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -75,15 +75,13 @@ class Kind:
 
     Attributes:
         model: of the table.
-        make: makes a row.
-        fields: the columns of a row.
+        row: the type of its rows here.
         line: the columns that a question names.
         time: the column by which the rows of a line are ordered; None if there is at most one.
     """
 
     model: type[Base]
-    make: Callable[[Iterable[Any]], Any]
-    fields: tuple[str, ...]
+    row: type[DailyBar | IntradayBar | Instrument]
     line: tuple[str, ...]
     time: str | None
 
@@ -91,6 +89,11 @@ class Kind:
     def table(self) -> sa.Table:
         """The table itself."""
         return Base.metadata.tables[self.model.__tablename__]
+
+    @property
+    def fetched(self) -> list[str]:
+        """The columns of a row that the question does not know already."""
+        return [name for name in self.row._fields if name not in self.line]
 
     def type_of(self, name: str) -> CheckedType[Any]:
         """Return the type of a column."""
@@ -102,40 +105,47 @@ class Kind:
 _BAR: Final = ("ticker", "series")
 _LIMIT: Final = 2**18
 """Below it doubles are less than half of 1e-10 apart."""
-DAILY: Final = Kind(DailyData, DailyBar._make, DailyBar._fields, _BAR, "date")
-INTRADAY: Final = Kind(IntradayData, IntradayBar._make, IntradayBar._fields, (*_BAR, "timeframe"), "datetime")
-INSTRUMENT: Final = Kind(Metadata, Instrument._make, Instrument._fields, ("ticker",), None)
+DAILY: Final = Kind(DailyData, DailyBar, _BAR, "date")
+INTRADAY: Final = Kind(IntradayData, IntradayBar, (*_BAR, "timeframe"), "datetime")
+INSTRUMENT: Final = Kind(Metadata, Instrument, ("ticker",), None)
 
 
 class Conversion:
-    """Makes rows of one kind out of a driver's rows, a column at a time; each value is as its column type reads it."""
+    """Makes rows of one kind out of what a driver returns, by columns; each value is as its column type reads it."""
 
     def __init__(self, kind: Kind, dialect: sa.Dialect, *, exact_decimals: bool) -> None:
-        self._make = kind.make
-        self._columns: list[tuple[int, Callable[[Cells], Cells]]] = []
-        for at, name in enumerate(kind.fields):
+        self._kind = kind
+        self._make = partial(tuple.__new__, kind.row)  # what `_make` does, without a call of Python's for each row
+        self._convert: dict[str, Callable[[Cells], Cells]] = {}
+        for name in kind.fetched:
             column_type = kind.type_of(name)
-            if isinstance(column_type, ExactDecimal):
-                if not exact_decimals:
-                    self._columns.append((at, partial(_decimals, column_type)))
+            if isinstance(column_type, ExactDecimal) and not exact_decimals:
+                self._convert[name] = partial(_decimals, column_type)
             elif isinstance(column_type, Flag):
-                self._columns.append((at, _flags))
+                self._convert[name] = _flags
             elif isinstance(column_type, UtcDateTime):
-                self._columns.append((at, partial(_instants, column_type, dialect)))
+                self._convert[name] = partial(_instants, column_type, dialect)
             elif isinstance(column_type, SessionDate):
-                self._columns.append((at, partial(_dates, column_type, dialect)))
+                self._convert[name] = partial(_dates, column_type, dialect)
 
-    def __call__(self, columns: Sequence[Cells]) -> list[Any]:
+    def rows(self, fetched: Sequence[Cells], lines: Iterable[tuple[Mapping[str, Any], int]]) -> list[Any]:
         """Return the rows that these columns hold.
+
+        Args:
+            fetched: the columns of `Kind.fetched`.
+            lines: what names the line of each so many rows, in their order.
 
         Raises:
             InvalidRowError: what is stored cannot be read.
         """
-        columns = list(columns)
-        for at, convert in self._columns:
-            if columns[at].count(None) < len(columns[at]):
-                columns[at] = convert(columns[at])
-        return list(map(self._make, zip(*columns, strict=True)))
+        columns = dict(zip(self._kind.fetched, fetched, strict=True))
+        for name, convert in self._convert.items():
+            if columns[name].count(None) < len(columns[name]):
+                columns[name] = convert(columns[name])
+        lines = list(lines)
+        for name in self._kind.line:
+            columns[name] = list(chain.from_iterable(repeat(line[name], count) for line, count in lines))
+        return list(map(self._make, zip(*(columns[name] for name in self._kind.row._fields), strict=True)))
 
 
 def _decimals(column_type: ExactDecimal, cells: Cells) -> Cells:
