@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_leaves_the_others_alone(database_url: str, t
 
 def test_ctrl_c_leaves_the_database_whole(database_url: str, tmp_path: Path) -> None:
     done = own(tmp_path / "done.csv", "AAPL,2025-01-02,1,1,1,1,1")
-    path = own(tmp_path / "x.csv", "bad", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(100_000)))
+    path = own(tmp_path / "x.csv", "bad", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(1_000_000)))
     process = subprocess.Popen(
         [*COMMAND, "--database-url", database_url, "ingest", done, path],
         env=environment(),
