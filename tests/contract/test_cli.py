@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import gzip
 import json
 import os
@@ -228,6 +229,22 @@ def test_nothing_is_cut_off_where_no_terminal_is(database_url: str, tmp_path: Pa
     assert bar.split() == ["2025-01-02", *[digits] * 4, "27,871,099,501"]
 
 
+def test_diff_shows_what_was_rewritten(database_url: str, tmp_path: Path) -> None:
+    day = "AAPL,2025-01-02,10,12,9"
+    run("ingest", own(tmp_path / "bars.csv", f"{day},11,100"), url=database_url)
+    assert answer("diff", "--since", "2025-01-01", url=database_url) == []
+    between = dt.datetime.now(dt.UTC)
+    run("ingest", own(tmp_path / "bars.csv", f"{day},10,100"), url=database_url)
+    tokyo = between.astimezone(dt.timezone(dt.timedelta(hours=9))).isoformat()
+    (change,) = answer("diff", "--since", tokyo, url=database_url)
+    assert (change["ticker"], change["columns"], change["old"]["close"]) == ("AAPL", ["close"], "11")
+    shown = run("diff", "--since", between.isoformat(), "--ticker", "AAPL", url=database_url).stdout
+    assert shown.split()[-2:] == ["11.00", "10.00"]
+    nothing = "nothing was rewritten"
+    assert nothing in run("diff", "--since", tokyo, "--ticker", "MSFT", url=database_url).stdout
+    assert nothing in run("diff", "--since", "2025-01-01", "--until", tokyo, url=database_url).stdout
+
+
 def test_info_shows_the_database_without_its_password(database_url: str) -> None:
     document = answer("info", url=database_url)
     assert (document["is_connected"], document["schema_revision"]) == (True, schema.head())
@@ -267,6 +284,8 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_its_password() ->
         (["export", "-o", "x.txt"], 2, r"ends in none of .csv, .csv.gz, .parquet"),
         (["export", "-o", "x.csv", "--start", "soon"], 2, "--start: 'soon' is not a date"),
         (["export", "-o", "x.csv", "--timeframe", "1m", "--end", "2025-01-02T10:00"], 2, "has no offset"),
+        (["diff", "--since", "2025-01-02 10:00"], 2, "has no offset"),
+        (["diff", "--since", "last night"], 2, "'last night' is not a date or an instant"),
         (["ingest"], 2, "Missing argument"),
         (["ingest", "x.csv", "--price-basis", "adjusted"], 2, "adjusted"),
         (["ingest", "x.csv", "--ticker", "A", "--ticker-from-name"], 2, "cannot both be said"),
@@ -324,7 +343,7 @@ def test_every_command_has_an_example_in_its_help() -> None:
     names = [line.split()[0] for line in commands.splitlines() if line]
     assert "..." not in commands
     assert names == [
-        *("quickstart", "ingest", "show", "coverage", "export", "info"),
+        *("quickstart", "ingest", "show", "coverage", "diff", "export", "info"),
         *("upgrade", "downgrade", "current", "history", "check", "sql"),
     ]
     for name in names:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.bars import DAY
 from traderrr_data import DailyData, IntradayData
 from traderrr_data.bulk import columns
 from traderrr_data.bulk.rows import Shape, check, shape_of
@@ -168,6 +169,48 @@ def test_an_instant_on_no_day_of_the_calendar_is_left_to_the_rows() -> None:
     rows = [{"ticker": "A", "datetime": "2025-02-30 14:30:00Z", "timeframe": "1m", **dict.fromkeys(PRICES, "1")}]
     with pytest.raises(columns.Undecided):
         columns.check(rows, INTRADAY, fixed={"series": ""}, exact_decimals=True, on_invalid="reject")
+
+
+@pytest.mark.parametrize("exact_decimals", [False, True])
+def test_whole_numbers_in_floats(*, exact_decimals: bool) -> None:
+    volumes = [
+        0.0,
+        -0.0,
+        1.0,
+        27871099501.0,
+        92233720367.0,
+        2.0**53,
+        2.0**53 + 2,
+        1e15,
+        1e17,
+        123456789.5,
+        float("nan"),
+    ]
+    rows = [
+        {"ticker": f"T{at:02d}", "date": DAY, **dict.fromkeys(PRICES, 1.0), "volume": volume, "dividends": volume}
+        for at, volume in enumerate(volumes)
+        if volume < 9e10 or volume != volume  # noqa: PLR0124 - NaN; larger ones go row by row as a whole
+    ]
+    rows += [
+        {**rows[0], "ticker": "no open", "open": float("nan")},
+        {**rows[0], "ticker": "no bar", **dict.fromkeys(PRICES, float("nan"))},
+    ]
+    frame = pa.Table.from_pylist(rows)
+    rules: dict[str, Any] = {"fixed": {"series": ""}, "exact_decimals": exact_decimals, "on_invalid": "reject"}
+    expected, found = check(frame, DAILY, **rules), columns.check(frame, DAILY, **rules)
+    assert found.columns is not None
+    assert found.columns.select(list(expected.rows[0])).to_pylist() == expected.rows
+    assert found.rejected == expected.rejected
+    assert (len(rows) - 2, "open") in [(bad.row, bad.column) for bad in found.rejected]
+    assert found.dropped == [len(rows) - 1]
+
+
+def test_volumes_in_floats_are_not_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_MOST_IN_DOUBT", 0.0)
+    row = {"ticker": "A", "date": DAY, **dict.fromkeys(PRICES, 1.5), "volume": 27871099501.0}
+    batch = columns.check([row], DAILY, fixed={"series": ""}, exact_decimals=False, on_invalid="reject")
+    assert batch.columns is not None
+    assert batch.columns["volume"].to_pylist() == [27871099501]
 
 
 def test_texts_with_empty_cells_keep_them() -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from traderrr_data import ConfigurationError
+from traderrr_data import ConfigurationError, DailyData, IntradayData
 from traderrr_data.bulk.arrow import rows_of_frame
-from traderrr_data.bulk.rows import NO_BAR
-from traderrr_data.ingest import FORMATS, Options, UnreadableFileError, ticker_of_name
+from traderrr_data.bulk.rows import NO_BAR, check, shape_of
+from traderrr_data.ingest import FORMATS, Options, UnreadableFileError, ticker_of_name, yfinance_bars
 from traderrr_data.ingest.base import Block, Chunk
 from traderrr_data.ingest.source import open_source
+from traderrr_data.models.types import SessionDate
 
 OHLC = ["Open", "High", "Low", "Close"]
 
@@ -90,10 +93,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "Australia/Sydney", "UTC"])
 def test_a_history_keeps_the_day_of_its_exchange(path: Path, zone: str) -> None:
     rows, _, _ = read(saved(history(zone), path), ticker="AAPL", price_basis="all")
-    assert [(row["date"].date(), row["date"].time()) for row in rows] == [
-        (dt.date(2025, 1, 2), dt.time()),
-        (dt.date(2025, 7, 3), dt.time()),
-    ]
+    assert [SessionDate().coerce(row["date"]) for row in rows] == [dt.date(2025, 1, 2), dt.date(2025, 7, 3)]
     assert {(row["ticker"], row["source"], row["price_basis"]) for row in rows} == {("AAPL", "yfinance", "all")}
 
 
@@ -163,10 +163,10 @@ def test_a_download_is_one_bar_for_each_ticker_that_has_prices(
     saved(download(by_ticker=by_ticker, named=named, index=index), path)
     assert format_of(path) == ["yfinance"]
     rows, _, chunks = read(path, price_basis="all")
-    assert [(row["ticker"], row["date"].date().isoformat()) for row in rows] == [
+    assert [(row["ticker"], SessionDate().coerce(row["date"]).isoformat()) for row in rows] == [
         ("AAPL", "2025-01-02"),
-        ("MSFT", "2025-01-02"),
         ("AAPL", "2025-01-03"),
+        ("MSFT", "2025-01-02"),
     ]
     assert dropped(chunks) == 1
     assert rows[0]["close"] == 10.0
@@ -181,7 +181,62 @@ def test_a_rejected_bar_of_a_download_is_shown_with_its_own_cells(tmp_path: Path
     frame = download()
     frame[("Close", "MSFT")] = [99.0, np.nan]
     _, _, (chunk,) = read(saved(frame, tmp_path / "x.csv"), price_basis="all")
-    assert chunk.origin(1).cells == ["2025-01-02", "MSFT", "99.0", "10.0", "10.0", "10.0", "10.0"]
+    position = next(at for at, row in enumerate(rows_of(chunk)) if row is not NO_BAR and row["ticker"] == "MSFT")
+    assert chunk.origin(position) == (0, ["2025-01-02", "MSFT", "99.0", "10.0", "10.0", "10.0", "10.0"])
+
+
+ODD: dict[str, dict[tuple[str, str], list[Any]]] = {
+    "nothing": {},
+    "a volume without gaps beside one with": {("Volume", "AAPL"): [1, 2]},
+    "text that is no number": {("Close", "MSFT"): ["11", "soon"]},
+    "numbers in other spellings": {("Close", "MSFT"): ["1.1e1", "+11."]},
+    "nan in text": {("Close", "MSFT"): ["10", "nan"]},
+    "more than a float holds": {("Close", "MSFT"): ["1e999", "10.1234567890123456789"]},
+    "whole numbers that no float holds": {("Volume", "AAPL"): [2**53 + 1, 2]},
+}
+
+
+NO_NUMBERS = ("text that is no number", "nan in text")
+BY_ROWS = {
+    ".csv": NO_NUMBERS,
+    ".gz": NO_NUMBERS,
+    ".parquet": (*ODD.keys() - {"nothing", "a volume without gaps beside one with"},),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("index", ["Date", "Datetime"])
+def test_bars_come_to_the_same_by_columns_and_by_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, index: str
+) -> None:
+    frame = download(index=index)
+    for name, values in ODD[odd].items():
+        frame[name] = values
+    frame = frame.tz_localize("Asia/Tokyo")
+    said: dict[str, Any] = {"price_basis": "all", "timeframe": None if index == "Date" else "1d"}
+    rows, _, chunks = read(saved(frame, path), **said)
+    assert all(isinstance(chunk.rows, pa.RecordBatch) for chunk in chunks) == (odd not in BY_ROWS[path.suffix])
+    by_columns = checked(rows, index)
+
+    def refuse(*_: object, **__: object) -> Chunk:
+        raise yfinance_bars._Odd
+
+    monkeypatch.setattr(yfinance_bars, "_as_columns", refuse)
+    assert checked(read(path, **said)[0], index) == by_columns
+
+
+def checked(rows: list[dict[str, Any]], index: str) -> tuple[list[dict[str, Any]], list[tuple[str | None, str]]]:
+    """Return the rows that can be stored, and why others cannot."""
+    key = ("ticker", "series", index.lower())
+    shape = shape_of(DailyData, key) if index == "Date" else shape_of(IntradayData, key)
+    batch = check(
+        rows,
+        shape,
+        fixed={"series": "", "timeframe": "1d"} if index != "Date" else {"series": ""},
+        exact_decimals=True,
+        on_invalid="reject",
+    )
+    return batch.rows, sorted((bad.column, bad.reason) for bad in batch.rejected)
 
 
 def test_columns_that_many_providers_have_are_nobody_s_until_the_format_is_said(path: Path) -> None:
@@ -256,6 +311,20 @@ def test_a_byte_order_mark_and_blank_lines_are_no_cells(tmp_path: Path) -> None:
     rows, blocks, _ = read(path)
     assert [row["ticker"] for row in rows] == ["A"]
     assert [bad.number for block in blocks for bad in block.misshapen] == [2]
+
+
+def test_a_large_row_group_is_read_in_pieces(tmp_path: Path) -> None:
+    numbers = pa.array(np.random.default_rng(0).integers(0, 10**15, 1_500_000))
+    table = pa.table(dict.fromkeys(("date", "open", "high", "low", "close"), numbers))
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=len(table))
+    before = pa.total_allocated_bytes()
+    held = []
+    with open_source(tmp_path / "x.parquet") as source:
+        for block in source.blocks(1, 50_000):
+            assert block.batch.num_rows == 10_000
+            held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 150
+    assert max(held) < table.nbytes / 2
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _convert(kind: CheckedType[Any], column: pa.Array) -> tuple[pa.Array, Mask]:
 
 
 def _decimals(kind: ExactDecimal, column: pa.Array) -> tuple[pa.Array, Mask]:
-    null = nulls(column)
+    null = np.asarray(pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)))
     if pa.types.is_floating(column.type):
         values, doubtful = _measured(kind, column)
     elif pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):
@@ -248,7 +248,11 @@ def _measured(kind: ExactDecimal, column: pa.Array) -> tuple[Whole, Mask]:
         clear = np.abs(np.abs(product - np.floor(product)) - 0.5) > 4e-16 * np.abs(product) + 1e-9
         faithful = np.abs(back - given) * 1e6 <= np.abs(given) * 0.999
         sure = (np.abs(nearest) < _SURE) & ((back == given) | (clear & (faithful | (not kind.keeps_measurements))))
-    return np.where(sure, nearest, 0).astype(np.int64), ~sure
+    values = np.where(sure, nearest, 0).astype(np.int64)
+    # A float that is a whole number is that number, as volumes are in frames with gaps.
+    whole = (np.floor(given) == given) & (np.abs(given) < min(2**53, (2**63 - 1) // 10**kind.scale))
+    values[whole] = given[whole].astype(np.int64) * 10**kind.scale
+    return values, ~(sure | whole)
 
 
 def _instants(column: pa.Array) -> tuple[pa.Array, Mask]:

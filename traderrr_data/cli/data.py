@@ -17,6 +17,7 @@ from traderrr_data.access.revisions import Difference
 from traderrr_data.bulk import UpsertResult
 from traderrr_data.cli import output
 from traderrr_data.cli.app import FAILED, Invocation, refuse_missing
+from traderrr_data.cli.times import instant
 from traderrr_data.db import DatabaseInfo, DatabaseManager
 from traderrr_data.errors import RowNotFoundError
 from traderrr_data.models import DailyData, IntradayData
@@ -154,9 +155,13 @@ def coverage(
 
 def diff(
     context: typer.Context,
-    since: Annotated[dt.datetime, typer.Option("--since", metavar="WHEN", help="An instant or a date, in UTC.")],
+    since: Annotated[
+        dt.datetime,
+        typer.Option("--since", metavar="WHEN", parser=instant, help="A date (in UTC), or an instant with an offset."),
+    ],
     until: Annotated[
-        dt.datetime | None, typer.Option("--until", metavar="WHEN", help="As --since.", show_default="now")
+        dt.datetime | None,
+        typer.Option("--until", metavar="WHEN", parser=instant, help="As --since.", show_default="now"),
     ] = None,
     ticker: Annotated[list[str] | None, typer.Option("--ticker", help="Only this one; repeatable.")] = None,
 ) -> None:
@@ -165,9 +170,7 @@ def diff(
 
     async def work(db: DatabaseManager) -> list[Difference]:
         async with db.session_context(read_only=True) as session:
-            limits = [None if limit is None else limit.replace(tzinfo=dt.UTC) for limit in (since, until)]
-            assert limits[0] is not None  # noqa: S101 - for the type checker
-            return await market_data.diff(session, since=limits[0], until=limits[1], tickers=ticker or None)
+            return await market_data.diff(session, since=since, until=until, tickers=ticker or None)
 
     found = invocation.read(work)
     rows = [

@@ -14,6 +14,7 @@ from traderrr_data.access import market_data
 from traderrr_data.cli import output
 from traderrr_data.cli.app import DONE, FAILED, ROWS_REJECTED, Invocation
 from traderrr_data.cli.data import refuse_unknown
+from traderrr_data.cli.times import date, instant
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import DatabaseUnavailableError, TraderrrDataError
 
@@ -187,14 +188,6 @@ def _time(text: str | None, name: str, timeframe: str | None) -> dt.date | None:
     if text is None:
         return None
     try:
-        if timeframe is None:
-            return dt.date.fromisoformat(text)
-        instant = dt.datetime.fromisoformat(text)
-    except ValueError:
-        wanted = "a date (YYYY-MM-DD)" if timeframe is None else "a date or an instant (ISO 8601)"
-        raise typer.BadParameter(f"--{name}: {text!r} is not {wanted}") from None
-    if instant.tzinfo is None and len(text) <= len("2025-01-02"):
-        return instant.replace(tzinfo=dt.UTC)
-    if instant.tzinfo is None:
-        raise typer.BadParameter(f"--{name}: {text!r} has no offset: say 2025-01-02T14:30:00+00:00")
-    return instant
+        return date(text) if timeframe is None else instant(text)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"--{name}: {error.message}") from None

@@ -6,7 +6,7 @@ Each format of files is one module and one line of the table `FORMATS`; a file's
 
 from traderrr_data.ingest.base import Format, Options, Progress, UnreadableFileError
 from traderrr_data.ingest.file import FORMATS, FileResult, ingest_file
-from traderrr_data.ingest.reader import DailyBar, Instrument, IntradayBar, Reader, reader
+from traderrr_data.ingest.reading import DailyBar, Instrument, IntradayBar, Reader, reader
 from traderrr_data.ingest.source import ticker_of_name
 from traderrr_data.ingest.writer import (
     BarWriter,

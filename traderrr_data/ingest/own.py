@@ -25,6 +25,7 @@ from traderrr_data.ingest.base import (
     Reading,
     UnreadableFileError,
 )
+from traderrr_data.ingest.cells import is_text, repeated, without_blanks
 from traderrr_data.ingest.options import constants, daily_timeframe
 from traderrr_data.models import DailyData, IntradayData
 
@@ -90,26 +91,16 @@ def _completed(batch: pa.RecordBatch, filled: Mapping[str, str], series: str) ->
         given = given.dictionary_decode() if pa.types.is_dictionary(given.type) else given
         if pa.types.is_null(given.type):
             del columns["series"]  # what the caller says holds for all rows
-        elif pa.types.is_string(given.type) or pa.types.is_large_string(given.type):
+        elif is_text(given.type):
             columns["series"] = pc.if_else(pc.equal(given, "").fill_null(True), series, given)
-    for name, value in filled.items():
-        once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), len(batch)), pa.array([value]))
-        columns[name] = once
+    columns |= {name: repeated(value, len(batch)) for name, value in filled.items()}
     return pa.record_batch(list(columns.values()), names=list(columns))
 
 
 def _without_blanks(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Take ``""`` for an empty cell, too, where no text is expected: some programs quote every cell."""
-    columns = [
-        column if name in _MAY_BE_EMPTY or not pa.types.is_string(column.type) else _null_where_blank(column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    ]
-    return pa.record_batch(columns, names=batch.schema.names)
-
-
-def _null_where_blank(column: pa.Array) -> pa.Array:
-    blank = pc.equal(column, "")
-    return pc.if_else(blank, None, column) if pc.any(blank).as_py() else column
+    names = batch.schema.names
+    columns = [batch[name] if name in _MAY_BE_EMPTY else without_blanks(batch[name]) for name in names]
+    return pa.record_batch(columns, names=names)
 
 
 def _with_truth(batch: pa.RecordBatch) -> pa.RecordBatch | list[Any]:

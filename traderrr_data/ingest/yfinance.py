@@ -11,27 +11,20 @@ it they may also be adjusted for dividends (the default), which the file cannot 
 from __future__ import annotations
 
 import ast
-import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from traderrr_data.bulk.arrow import rows_of_frame
-from traderrr_data.bulk.rows import NO_BAR, PRICES
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.ingest.base import (
     UNNAMED_INDEX,
-    Block,
-    Chunk,
     Format,
     Head,
     Options,
-    Origin,
     Reading,
     UnreadableFileError,
 )
 from traderrr_data.ingest.options import constants, daily_timeframe
+from traderrr_data.ingest.yfinance_bars import Layout, bars_of
 
 SOURCE = "yfinance"
 
@@ -49,51 +42,28 @@ _PRICE_FIELDS = {"Open", "High", "Low", "Close"}
 _OURS = {"Ticker": "ticker", "ticker": "ticker", "price_basis": "price_basis", "timeframe": "timeframe"}
 _INTRADAY_HAS_NO = {"Dividends", "Stock Splits"}
 _TIMES = ("Date", "Datetime")
-_CELLS = 100_000  # of a block
+_CELLS = 200_000  # of a block
 _LEVELS = ("Price", "Ticker")
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where a file's cells are.
-
-    Attributes:
-        header_rows: of a CSV file.
-        time: the name of the index; '' where it has none.
-        time_at: its position.
-        tickers: the position of each field, by ticker; None for the one ticker of a file that does not name it.
-        others: the position of each further column, by our name.
-    """
-
-    header_rows: int
-    time: str
-    time_at: int
-    tickers: dict[str | None, dict[str, int]]
-    others: dict[str, int]
-
-    @property
-    def fields(self) -> set[str]:
-        return {field for places in self.tickers.values() for field in places}
-
-
-def _layout(head: Head) -> _Layout | None:
+def _layout(head: Head) -> Layout | None:
     """Return where a file's cells are; None if it has not yfinance's columns."""
     found = (_two_levels(head) if head.is_text else _tuples(head)) or _flat(head)
     complete = found is not None and all(places.keys() >= _PRICE_FIELDS for places in found.tickers.values())
     return found if complete else None
 
 
-def _flat(head: Head) -> _Layout | None:
+def _flat(head: Head) -> Layout | None:
     names = head.rows[0]
     time = next((name for name in _TIMES if name in names), None)
     if time is None:
         return None
     fields = {name: at for at, name in enumerate(names) if name in _FIELDS}
     others = {_OURS[name]: at for at, name in enumerate(names) if name in _OURS}
-    return _Layout(1, time, names.index(time), {None: fields}, others)
+    return Layout(1, time, names.index(time), {None: fields}, others)
 
 
-def _two_levels(head: Head) -> _Layout | None:
+def _two_levels(head: Head) -> Layout | None:
     """Read the header of ``download()``: a row of fields and one of tickers, in either order, and the index's name."""
     if len(head.rows) < 2 or len({len(row) for row in head.rows[:2]}) > 1:
         return None
@@ -112,10 +82,10 @@ def _two_levels(head: Head) -> _Layout | None:
     third = head.rows[2] if len(head.rows) > 2 else ("",)
     named = third[0] in _TIMES and not any(third[1:])
     places = _by_ticker(zip(tickers, fields, strict=True), first=1)
-    return _Layout(3 if named else 2, third[0] if named else "", 0, places, {})
+    return Layout(3 if named else 2, third[0] if named else "", 0, places, {})
 
 
-def _tuples(head: Head) -> _Layout | None:
+def _tuples(head: Head) -> Layout | None:
     """Read the columns that Parquet has of ``download()``: tuples as text, such as ``('Close', 'AAPL')``."""
     pairs: list[tuple[str, str] | None] = [_pair(name) for name in head.rows[0]]
     times = [at for at, name in enumerate(head.rows[0]) if name in _TIMES or UNNAMED_INDEX.fullmatch(name)]
@@ -127,7 +97,7 @@ def _tuples(head: Head) -> _Layout | None:
     if not {pair[1] for pair in named if pair is not None} <= _FIELDS:
         return None
     time = head.rows[0][times[0]]
-    return _Layout(1, time if time in _TIMES else "", times[0], _by_ticker(named), {})
+    return Layout(1, time if time in _TIMES else "", times[0], _by_ticker(named), {})
 
 
 def _pair(name: str) -> tuple[str, str] | None:
@@ -185,11 +155,11 @@ def _prepare(head: Head, options: Options) -> Reading:
         timeframe=options.timeframe if intraday else None,
         titles=titles,
         left_out=_left_out(head, layout, set(taken)),
-        chunk=partial(_chunk, layout=layout, taken=taken, fixed=fixed, intraday=intraday),
+        chunk=partial(bars_of, layout=layout, taken=taken, fixed=fixed, intraday=intraday),
     )
 
 
-def _price_basis(head: Head, layout: _Layout, options: Options) -> str | None:
+def _price_basis(head: Head, layout: Layout, options: Options) -> str | None:
     """Return what all prices of a file are adjusted for; None if each row says it."""
     if "price_basis" in layout.others:
         if options.price_basis is not None:
@@ -210,68 +180,11 @@ def _price_basis(head: Head, layout: _Layout, options: Options) -> str | None:
     return options.price_basis
 
 
-def _left_out(head: Head, layout: _Layout, taken: set[str]) -> tuple[str, ...]:
+def _left_out(head: Head, layout: Layout, taken: set[str]) -> tuple[str, ...]:
     if None not in layout.tickers:
         return tuple(sorted(layout.fields - taken))
     places = {layout.time_at, *layout.others.values()}
     return tuple(name for at, name in enumerate(head.rows[0]) if name not in taken and at not in places)
-
-
-def _chunk(block: Block, *, layout: _Layout, taken: dict[str, str], fixed: dict[str, str], intraday: bool) -> Chunk:
-    rows: list[Any] = []
-    origins: list[tuple[int, str | None]] = []
-    plain = block.batch.rename_columns([str(at) for at in range(block.batch.num_columns)])
-    for position, cells in enumerate(rows_of_frame(plain)):
-        assert isinstance(cells, dict)  # noqa: S101 - only rows whose columns are named as prices can be no bars
-        values = [None if cell == "" else cell for cell in cells.values()]
-        for ticker, places in layout.tickers.items():
-            origins.append((position, ticker))
-            row = {ours: _number(values[places[field]], ours) for field, ours in taken.items() if field in places}
-            if all(row[name] is None for name in PRICES):
-                rows.append(NO_BAR)
-                continue
-            time = values[layout.time_at]
-            row |= {"datetime": time} if intraday else {"date": _session(time)}
-            row |= fixed | {name: values[at] for name, at in layout.others.items()}
-            if ticker is not None:
-                row["ticker"] = ticker
-            rows.append(row)
-    return Chunk(rows, lambda number: _origin(block, *origins[number], layout))
-
-
-def _origin(block: Block, position: int, ticker: str | None, layout: _Layout) -> Origin:
-    return Origin(position, _original(block, position, layout, ticker))
-
-
-def _original(block: Block, position: int, layout: _Layout, ticker: str | None) -> list[Any]:
-    cells = block.cells(position)
-    places = layout.tickers[ticker]
-    return [
-        cells[layout.time_at],
-        *([] if ticker is None else [ticker]),
-        *(cells[places[field]] if field in places else None for field in sorted(layout.fields)),
-        *(cells[at] for at in layout.others.values()),
-    ]
-
-
-def _number(cell: Any, name: str) -> Any:
-    """Return a cell as the float that pandas wrote; text that is no number stays, to be refused with its reason."""
-    if isinstance(cell, str) and "_" not in cell:
-        try:
-            cell = float(cell)
-        except ValueError:
-            return cell
-        if cell != cell:  # noqa: PLR0124 - NaN, as pandas may be told to write it
-            return None
-    return 0 if name == "stock_splits" and cell == 1 else cell
-
-
-def _session(cell: Any) -> Any:
-    """Return a midnight as a datetime, whose own zone says the date; other text stays as it is."""
-    try:
-        return dt.datetime.fromisoformat(cell) if isinstance(cell, str) else cell
-    except ValueError:
-        return cell
 
 
 YFINANCE = Format("yfinance", _recognises, _prepare)

@@ -22,7 +22,6 @@ _LIMITS = "traderrr_data_limits"
 # LOCAL is not allowed on the server, or switched off there (MySQL, MariaDB), or the client did not offer it.
 _LOCAL_FORBIDDEN = (1148, 3948, 4166, 2068)
 _REST_OF_STATEMENT = 20_000  # bytes beside the rows
-_NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
 @dataclass
@@ -119,7 +118,7 @@ class Carrier:
 
         from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - as above
 
-        numbered = rows.add_column(0, "n", pa.array(range(rows.num_rows), pa.int32()))
+        numbered = rows.select(self._sql.sent).add_column(0, "n", pa.array(range(rows.num_rows), pa.int32()))
         if self._limits.loads(rows.num_rows):
             return Piece(rows, texts.lines(numbered), [])
         return Piece(rows, None, self._values(numbered))
@@ -133,8 +132,7 @@ class Carrier:
         """Return the rows as they stand behind VALUES, in as many parts as the size of a packet demands."""
         from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
 
-        escapes = not self._driver.server_status & _NO_BACKSLASH_ESCAPES
-        text = texts.literals(rows, backslash_escapes=escapes)
+        text = texts.literals(rows, backslash_escapes=self._sql.backslash_escapes)
         half = rows.num_rows // 2
         if half and len(text) > self._limits.packet - _REST_OF_STATEMENT:
             return [*self._fitting(rows.slice(0, half)), *self._fitting(rows.slice(half))]
@@ -172,7 +170,7 @@ class Carrier:
         from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
 
         try:
-            outcome = await load.load_local(self._driver, *self._sql.stage, text)
+            outcome = await load.load_local(self._driver, self._sql.stage, self._sql.stage_columns, text)
         except load.Error as error:
             if error.args[0] not in _LOCAL_FORBIDDEN:
                 raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,16 +21,21 @@ from traderrr_data.dialects.mysql.facts import ends_transaction
 _ROWS_A_PIECE = 20_000
 _BYTES_A_PIECE = 8 << 20
 _ATTEMPTS = 5
+_NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
 async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     """Merge checked columns into their table."""
+    if not merge.columns.num_rows:
+        return Counts(verdicts=[] if merge.wants_verdicts else None)
     pooled = await connection.get_raw_connection()
     driver: Any = pooled.driver_connection
     try:
         limits = await limits_of(driver, pooled.info)
         rows = merge.columns.num_rows
-        statements = await made(rows, lambda: sql.Statements(merge, heap=limits.heap_for(rows)))
+        escapes = not driver.server_status & _NO_BACKSLASH_ESCAPES
+        make = partial(sql.Statements, merge, heap=limits.heap_for(rows), backslash_escapes=escapes)
+        statements = await made(rows, make)
         return await _Work(merge, statements, Carrier(driver, limits, statements)).run()
     except Exception as error:
         if ends_transaction(error):
@@ -70,8 +76,6 @@ class _Work:
     async def run(self) -> Counts:
         columns = self._merge.columns
         total = Counts(verdicts=[] if self._merge.wants_verdicts else None)
-        if not columns.num_rows:
-            return total
         bytes_a_row = columns.nbytes // columns.num_rows + 1
         step = max(1, min(_ROWS_A_PIECE, _BYTES_A_PIECE // bytes_a_row, self._sql.rows_that_fit))
         async with contextlib.aclosing(self._carrier.pieces(columns, step)) as pieces:

@@ -16,6 +16,7 @@ _FOUND = "traderrr_data_found"
 _NOW = "CAST(@traderrr_data_now AS DATETIME(6))"
 _LONGEST_IN_MEMORY = 255  # characters of a text: the engine MEMORY gives every row the room of the longest
 _FEWEST_IN_MEMORY = 1_000  # rows
+_DEFAULTS_FROM = 200  # rows; to look for what fewer have in common takes longer than to send it
 _KINDS = {"date32[day]": "DATE", "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "DATETIME(6)"}
 
 # In the comment is what only MariaDB executes: its binary log repeats such statements unless its format is ROW.
@@ -36,16 +37,20 @@ class Statements:
     The aliases are t for the table, s for the staging table, and f for the rows of it that are absent or differ.
 
     Attributes:
-        stage: the staging table and its columns, as LOAD DATA and INSERT want them.
+        stage: the name of the staging table.
+        sent: the columns that are sent for every row; one that has the same value in all is a default instead.
         rows_that_fit: how many rows the staging table can hold.
+        backslash_escapes: what a backslash in quotes means.
+        create: makes the temporary tables.
     """
 
-    def __init__(self, merge: Merge, *, heap: int) -> None:
+    def __init__(self, merge: Merge, *, heap: int, backslash_escapes: bool) -> None:
         self._merge = merge
+        self.backslash_escapes = backslash_escapes
         self._table = f"`{merge.table.name}`"
         self._names = ", ".join(f"`{name}`" for name in merge.columns.column_names)
         self._given = ", ".join(f"s.`{name}`" for name in merge.columns.column_names)
-        self.stage = _STAGE, f"n, {self._names}"
+        self.stage = _STAGE
         same_key = " AND ".join(f"t.`{name}` = s.`{name}`" for name in merge.key)
         # The index must be named: what the server knows of a table's size is old in the transaction that fills it.
         self._stored = f"{self._table} t FORCE INDEX (`{_index_of(merge)}`) ON {same_key}"
@@ -57,12 +62,24 @@ class Statements:
         a_row = sum(4 * length for length in lengths.values()) + 16 * len(lengths) + 32
         in_memory = heap // (2 * a_row) >= _FEWEST_IN_MEMORY and max(lengths.values()) <= _LONGEST_IN_MEMORY
         self.rows_that_fit = heap // (2 * a_row) if in_memory else merge.columns.num_rows
-        cells = ", ".join(f"`{field.name}` {_kind(field.type, lengths[field.name])}" for field in merge.columns.schema)
+        defaults = self._defaults([name for name, length in lengths.items() if length <= _LONGEST_IN_MEMORY])
+        self.sent = [name for name in merge.columns.column_names if name not in defaults]
+        cells = ", ".join(
+            f"`{field.name}` {_kind(field.type, lengths[field.name])} DEFAULT {defaults.get(field.name, 'NULL')}"
+            for field in merge.columns.schema
+        )
         engine = "MEMORY" if in_memory else "InnoDB"
         self.create = [
             f"CREATE TEMPORARY TABLE {_STAGE} (n INT NOT NULL PRIMARY KEY, {cells}) ENGINE={engine}",
             f"CREATE TEMPORARY TABLE {_FOUND} (n INT NOT NULL, absent BOOLEAN NOT NULL) ENGINE={engine}",
         ]
+
+    def _defaults(self, names: list[str]) -> dict[str, str]:
+        from traderrr_data.dialects.mysql.texts import constants  # noqa: PLC0415 - loaded only where Arrow is used
+
+        if self._merge.columns.num_rows < _DEFAULTS_FROM:
+            return {}
+        return constants(self._merge.columns.select(names), backslash_escapes=self.backslash_escapes)
 
     def _other(self, name: str) -> str:
         if str(self._merge.columns.schema.field(name).type) == "string":
@@ -77,6 +94,11 @@ class Statements:
         stored_rank, given_rank = ranks if "is_final" in given else (ranks[0], "1")
         later = "COALESCE(t.observed_at > s.observed_at, FALSE)" if "observed_at" in given else "FALSE"
         return f"({stored_rank} > {given_rank} OR ({stored_rank} = {given_rank} AND {later}))"
+
+    @property
+    def stage_columns(self) -> str:
+        """The columns of the staging table that are sent, behind the number of the row."""
+        return ", ".join(["n", *(f"`{name}`" for name in self.sent)])
 
     def find(self, *, again: bool) -> str:
         """Note what is absent and what differs; `again` after the absent rows without a key were inserted."""
@@ -105,7 +127,7 @@ class Statements:
 
     def stage_values(self, rows: bytes) -> bytes:
         """Put these rows, each with a comma before it and its number first, into the staging table."""
-        return f"INSERT INTO {_STAGE} VALUES ".encode() + rows[1:]
+        return f"INSERT INTO {_STAGE} ({self.stage_columns}) VALUES ".encode() + rows[1:]
 
     def _touch(self, note: str) -> str:
         kept = f"{self._table}.created_at"

@@ -24,6 +24,22 @@ def literals(rows: pa.Table, *, backslash_escapes: bool) -> memoryview:
     return _bytes(_joined([",(", _joined(cells, ","), ")"], ""))
 
 
+def constants(rows: pa.Table, *, backslash_escapes: bool) -> dict[str, str]:
+    """Return the columns that have the same value in all rows, with that value as it stands in SQL."""
+    found = {}
+    for name in rows.column_names:
+        if _is_constant(rows[name]):
+            alone = bytes(literals(rows.select([name]).slice(0, 1), backslash_escapes=backslash_escapes)).decode()
+            found[name] = alone[2:-1]  # without the comma and the parentheses
+    return found
+
+
+def _is_constant(column: pa.ChunkedArray) -> bool:
+    if column.null_count:
+        return bool(column.null_count == len(column))
+    return bool(column[0].equals(column[-1]) and pc.all(pc.equal(column, column[0])).as_py())
+
+
 def _literal(column: pa.Array, spelled: pa.Array) -> pa.Array:
     kind = column.type
     is_number = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 from operator import gt, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -14,10 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from traderrr_data.errors import InvalidRowError
-from traderrr_data.ingest.reader.rows import Conversion, Kind
+from traderrr_data.ingest.reading.rows import Cells, Conversion, Kind
 
 _CONVERTED_INLINE: Final = 2_000  # rows; more are converted in a thread, so that the event loop goes on
 
+
+_NUMBER: Final = itemgetter(-1)
 
 Line: TypeAlias = Mapping[str, Any]
 """What names a line of rows and limits it, as the driver takes it."""
@@ -55,7 +57,7 @@ class Query:
         parameters = tuple(what if at < 0 else asked[at][what] for at, what in self._places)
         result = await connection.exec_driver_sql(self._text, parameters)
         # The driver's rows as they are: SQLAlchemy's would be made only to be taken apart.
-        found = result.cursor.fetchall()
+        found = list(result.cursor.fetchall())
         result.close()
         lines = asked[: len(arms)]
         if len(found) > _CONVERTED_INLINE:
@@ -70,24 +72,27 @@ class Query:
             else:
                 arm.rows.set_result(answer)
 
-    def _split(self, found: Sequence[Sequence[Any]], lines: Sequence[Line]) -> list[list[Any] | InvalidRowError]:
-        """Return the rows of each line."""
+    def _split(self, found: list[Sequence[Any]], lines: Sequence[Line]) -> list[list[Any] | InvalidRowError]:
+        """Return the rows of each line; `found` is emptied."""
         if not found:
             return [[] for _ in lines]
+        if any(map(gt, map(_NUMBER, found), map(_NUMBER, islice(found, 1, None)))):
+            found.sort(key=_NUMBER)  # no standard says that the parts of a query come in their order
         *columns, numbers = zip(*found, strict=True)
-        if any(map(gt, numbers, islice(numbers, 1, None))):  # no standard says that the parts come in their order
-            return self._split(sorted(found, key=itemgetter(-1)), lines)
+        found.clear()  # or the garbage collector would look after all cells twice
         counts = Counter(numbers)
         try:
             rows = iter(self._conversion.rows(columns, [(lines[number], count) for number, count in counts.items()]))
         except InvalidRowError:
-            return [self._rows_of(found, number, line) for number, line in enumerate(lines)]
+            return [self._rows_of(columns, numbers, number, line) for number, line in enumerate(lines)]
         return [list(islice(rows, counts[number])) for number in range(len(lines))]
 
-    def _rows_of(self, found: Sequence[Sequence[Any]], number: int, line: Line) -> list[Any] | InvalidRowError:
-        mine = [row[:-1] for row in found if row[-1] == number]
+    def _rows_of(
+        self, columns: Sequence[Cells], numbers: Cells, number: int, line: Line
+    ) -> list[Any] | InvalidRowError:
+        mine = [number == other for other in numbers]
         try:
-            return self._conversion.rows(list(zip(*mine, strict=True)), [(line, len(mine))]) if mine else []
+            return self._conversion.rows([list(compress(cells, mine)) for cells in columns], [(line, sum(mine))])
         except InvalidRowError as error:
             return error
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 from traderrr_data.access.window import bounds
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, InvalidRowError
-from traderrr_data.ingest.reader.query import Arm, Query
-from traderrr_data.ingest.reader.rows import (
+from traderrr_data.ingest.reading.query import Arm, Query
+from traderrr_data.ingest.reading.rows import (
     DAILY,
     INSTRUMENT,
     INTRADAY,
@@ -27,7 +27,7 @@ from traderrr_data.ingest.reader.rows import (
 from traderrr_data.models import DailyData, IntradayData
 
 _ARMS: Final = 16  # of one query; more take longer to plan
-_ROWS: Final = 1_000  # of one query, about; many at once keep Python's garbage collector busy
+_ROWS: Final = 500  # of one query, about; many at once set Python's garbage collector to work
 _EXPECTED: Final = 250  # of an arm that does not limit its rows
 _ALL: Final = 2**31 - 1
 _DAYS: Final = (dt.date(1000, 1, 1), dt.date.max, dt.timedelta(days=1))
