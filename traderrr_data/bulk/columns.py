@@ -59,16 +59,17 @@ def check(
     given = rows if isinstance(rows, pa.Table) else _columns_of_mappings(rows, shape)
     if not given.num_rows or not shape.required <= set(given.column_names) | set(fixed):
         raise Undecided
-    bars = _positions_of_bars(given) if isinstance(rows, pa.Table) else np.arange(given.num_rows)
-    if not len(bars):
+    is_bar = _is_bar(given) if isinstance(rows, pa.Table) else np.ones(given.num_rows, dtype=np.bool_)
+    if not is_bar.any():
         raise Undecided
-    columns, doubtful = _converted(given.take(pa.array(bars)), shape, fixed, exact_decimals=exact_decimals)
+    bars = np.flatnonzero(is_bar)
+    judged = given if is_bar.all() else given.filter(pa.array(is_bar))
+    columns, doubtful = _converted(judged, shape, fixed, exact_decimals=exact_decimals)
     if not allow_inconsistent:
         doubtful |= _out_of_order(columns)
     if doubtful.mean() > _MOST_IN_DOUBT:
         raise Undecided
-    dropped = np.setdiff1d(np.arange(given.num_rows), bars, assume_unique=True).tolist()
-    batch = Batch(given=given.num_rows, dropped=dropped)
+    batch = Batch(given=given.num_rows, dropped=np.flatnonzero(~is_bar).tolist())
     settled: dict[int, Row] = {}
     in_doubt = bars[doubtful]
     doubted = arrow.rows_of_frame(given.take(pa.array(in_doubt))) if isinstance(rows, pa.Table) else None
@@ -80,9 +81,12 @@ def check(
             )
         except InvalidRowError as error:
             batch.reject(position, error, on_invalid)
-    sure = pa.table({_POSITION: pa.array(bars), **columns}).filter(pa.array(~doubtful))
-    ordered = _in_order(pa.concat_tables([sure, _rebuilt(settled, sure.schema)]), shape, equal_repeats=equal_repeats)
-    batch.positions, batch.columns = ordered[_POSITION].to_pylist(), ordered.drop_columns([_POSITION])
+    checked = pa.table({_POSITION: pa.array(bars), **columns})
+    if len(in_doubt):
+        checked = pa.concat_tables([checked.filter(pa.array(~doubtful)), _rebuilt(settled, checked.schema)])
+    ordered = _in_order(checked, shape, equal_repeats=equal_repeats)
+    batch.positions = ordered[_POSITION].to_numpy().tolist()
+    batch.columns = ordered.drop_columns([_POSITION])
     return batch
 
 
@@ -126,15 +130,15 @@ def _column_of(cells: list[Any], kind: CheckedType[Any]) -> pa.Array:
     return pa.array(cells)
 
 
-def _positions_of_bars(frame: pa.Table) -> Whole:
-    """Return the positions of all rows but those without any price, which are no bars."""
+def _is_bar(frame: pa.Table) -> Mask:
+    """Tell all rows from those without any price, which are no bars."""
     priced = np.full(frame.num_rows, not set(PRICES) <= set(frame.column_names))
     if not priced.any():
         for name in PRICES:
             column = frame[name]
             missing = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
             priced |= ~missing.to_numpy().astype(np.bool_)
-    return np.flatnonzero(priced)
+    return priced
 
 
 def _converted(table: pa.Table, shape: Shape, fixed: Row, *, exact_decimals: bool) -> tuple[dict[str, pa.Array], Mask]:

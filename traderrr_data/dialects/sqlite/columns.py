@@ -7,6 +7,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -66,16 +67,21 @@ class _Work:
         always = self._merge.wants_verdicts or self._merge.table.autoincrement_column is not None
         look_first = always
         others: Verdict = "skipped" if self._merge.on_conflict == "ignore" else "unchanged"
+        changed_rows: list[Cells] = []
         for chunk in _chunks(self._merge):
             if look_first:
                 found = self._look(cursor, chunk)
                 absent = [number for number, is_absent, *_ in found if is_absent]
-                inserted = self._insert(cursor, [chunk[number] for number in absent])
+                inserted = self._insert(cursor, chunk if len(absent) == len(chunk) else chunk.only(absent))
             else:
                 absent = []  # nobody has looked
                 inserted = self._insert(cursor, chunk)
                 found = self._look(cursor, chunk) if inserted < len(chunk) else []
-            changed = self._change(cursor, chunk, [row for row in found if not row[1]])
+            changed = self._compare(chunk, [row for row in found if not row[1]])
+            changed_rows += [chunk[number] for number, verdict in changed.items() if verdict == "updated"]
+            if len(changed_rows) >= _ROWS_A_STATEMENT:
+                self._update(cursor, changed_rows)
+                changed_rows = []
             counts = Counter[str](changed.values())
             counts["inserted"] = inserted
             counts[others] = len(chunk) - counts.total()
@@ -84,42 +90,41 @@ class _Work:
                 known: dict[int, Verdict] = {**dict.fromkeys(absent, _INSERTED), **changed}
                 self.verdicts += [known.get(number, others) for number in range(len(chunk))]
             look_first = always or inserted * 2 < len(chunk)
+        self._update(cursor, changed_rows)
         cursor.close()
 
-    def _insert(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> int:
+    def _insert(self, cursor: sqlite3.Cursor, chunk: _Chunk) -> int:
         """Insert the rows whose key is absent; the column defaults would tell the time in whole seconds only."""
-        if not rows:
+        if not len(chunk):
             return 0
         names = ", ".join(map(_quoted, self._at))
-        width = len(self._at)
-        marks = ",".join(
-            f"({','.join(f'?{number}' for number in range(first, first + width))},?1,?1)"
-            for first in range(2, len(rows) * width + 2, width)
-        )
+        row = f"({','.join('?' * len(self._at))})"
+        # The time is said once: its text in every row, or a number before each mark, takes longer than the insert.
         cursor.execute(
-            f"INSERT INTO {self._table} ({names}, created_at, updated_at) VALUES {marks}"
+            f"INSERT INTO {self._table} ({names}, created_at, updated_at)"
+            f" SELECT v.*, ?, ? FROM (VALUES {','.join([row] * len(chunk))}) AS v WHERE TRUE"
             f" ON CONFLICT ({', '.join(map(_quoted, self._merge.key))}) DO NOTHING",
-            [self._now, *chain.from_iterable(rows)],
+            [self._now, self._now, *chunk.cells],
         )
         return cursor.rowcount
 
-    def _look(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> list[Cells]:
+    def _look(self, cursor: sqlite3.Cursor, chunk: _Chunk) -> list[Cells]:
         """Return (number in the chunk, is absent, stored cells, finality) of rows that are absent or differ bitwise."""
         given = ",".join(f"v{position}" for position in range(len(self._at)))
         wanted = ",".join(f"t.{_quoted(name)}" for name in (*self._at, *self._finality))
         marks = ",?" * len(self._at)
-        numbered = ",".join(f"({number}{marks})" for number in range(len(rows)))
+        numbered = ",".join(f"({number}{marks})" for number in range(len(chunk)))
         absent = f"t.{_quoted(self._merge.key[0])} IS NULL"
         differs = "0" if self._merge.on_conflict == "ignore" else self._differs
         cursor.execute(
             f"WITH v(n,{given}) AS (VALUES {numbered}) SELECT n, {absent}, {wanted} FROM v"
             f" LEFT JOIN {self._table} t ON {self._same_key} WHERE {absent} OR {differs}",
-            list(chain.from_iterable(rows)),
+            chunk.cells,
         )
         return cursor.fetchall()
 
-    def _change(self, cursor: sqlite3.Cursor, chunk: Sequence[Cells], different: Sequence[Cells]) -> dict[int, Verdict]:
-        """Update the rows that are stored and read otherwise; return what became of those that differ, by number."""
+    def _compare(self, chunk: _Chunk, different: Sequence[Cells]) -> dict[int, Verdict]:
+        """Return what becomes of the rows that are stored and read otherwise, by number."""
         verdicts: dict[int, Verdict] = {}
         for number, _, *cells in different:
             row = chunk[number]
@@ -129,7 +134,6 @@ class _Work:
                 raise RowByRow
             outranked = bool(self._finality) and self._outranks(cells[len(row) :], row)
             verdicts[number] = "skipped" if outranked else "updated"
-        self._update(cursor, [chunk[number] for number, verdict in verdicts.items() if verdict == "updated"])
         return verdicts
 
     def _outranks(self, stored: Sequence[Any], row: Cells) -> bool:
@@ -201,14 +205,34 @@ def _instant(text: str) -> dt.datetime:
     return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant
 
 
-def _chunks(merge: Merge) -> Iterator[list[Cells]]:
+@dataclass(frozen=True)
+class _Chunk:
+    """A statement's rows: their cells, one row after the other."""
+
+    cells: list[Any]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.cells) // self.width
+
+    def __getitem__(self, number: int) -> Cells:
+        return tuple(self.cells[number * self.width : (number + 1) * self.width])
+
+    def only(self, numbers: Sequence[int]) -> _Chunk:
+        return _Chunk(list(chain.from_iterable(map(self.__getitem__, numbers))), self.width)
+
+
+def _chunks(merge: Merge) -> Iterator[_Chunk]:
     """Yield each statement's rows; Python's cells of a whole batch would take ten times its columns' memory."""
+    width = merge.columns.num_columns
     for first in range(0, merge.columns.num_rows, _ROWS_AT_ONCE):
         columns = merge.columns.slice(first, _ROWS_AT_ONCE)
-        cells = [_cells(merge.table.c[name].type, columns[name]) for name in columns.column_names]
-        rows = list(zip(*cells, strict=True))
-        for start in range(0, len(rows), _ROWS_A_STATEMENT):
-            yield rows[start : start + _ROWS_A_STATEMENT]
+        cells: list[Any] = [None] * (columns.num_rows * width)
+        for position, name in enumerate(columns.column_names):
+            cells[position::width] = _cells(merge.table.c[name].type, columns[name])
+        step = _ROWS_A_STATEMENT * width
+        for start in range(0, len(cells), step):
+            yield _Chunk(cells[start : start + step], width)
 
 
 def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> list[Any]:
@@ -230,8 +254,10 @@ def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> li
         micros = np.asarray(column.combine_chunks().cast("int64").fill_null(0))
         text = np.datetime_as_string(micros.view("datetime64[us]"), unit="us").tolist()
         cells = [instant.replace("T", " ").removesuffix(".000000") for instant in text]
-    elif kind.startswith("date"):
-        return column.cast("string").to_pylist()  # type: ignore[no-any-return]
+    elif kind.startswith("date") or kind == "string":
+        encoded = column.combine_chunks().dictionary_encode()  # few values of many rows, each made once
+        values = np.array([*encoded.dictionary.cast("string").to_pylist(), None], dtype=object)
+        return values[encoded.indices.fill_null(len(values) - 1)].tolist()  # type: ignore[no-any-return]
     else:
         return column.to_pylist()  # type: ignore[no-any-return]
     null = nulls(column.combine_chunks())
