@@ -39,10 +39,16 @@ async def fetch_page(
     schema: pa.Schema,
     rows: int,
 ) -> Page | None:
-    """Fetch the first rows of a query; see `Dialect`. Only asyncpg is spoken to."""
+    """Fetch the first rows of a query; see `Dialect`. Only asyncpg is spoken to.
+
+    COPY takes no parameters. What a backslash in a literal means is a setting, so that such a query is not for it.
+    """
     if connection.dialect.driver != "asyncpg":
         return None
     query = query.order_by(*key).limit(rows)
+    statement = str(query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+    if "\\" in statement:
+        return None
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if not driver.is_in_transaction():
         # Through SQLAlchemy, which begins the transaction only with its first statement.
@@ -52,9 +58,8 @@ async def fetch_page(
     async def keep(block: bytes) -> None:
         blocks.append(block)
 
-    statement = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
     try:
-        status: str = await driver.copy_from_query(str(statement), output=keep)
+        status: str = await driver.copy_from_query(statement, output=keep)
     except Exception:
         # The server will take nothing more in this transaction, and the engine's listeners must know.
         with contextlib.suppress(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -101,6 +102,7 @@ class _Column:
         return decimals_of_doubles(array_of_lines(text, self.field.with_type(pa.int64()), count), self.field.type)
 
 
+@lru_cache(256)  # making expressions takes longer than reading a short page
 def _column(column: sa.ColumnElement[Any], field: pa.Field) -> _Column:
     stored = f'page."{field.name}"'
     if str(field.type) == "string":
