@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import traderrr_data
-from traderrr_data import market_data, portfolio, sample, schema, system, trading
+from traderrr_data import ingest, market_data, portfolio, sample, schema, system, trading
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
 WIDTH = 110
@@ -27,7 +27,7 @@ HEAD = """\
 Every public function and class, with its signature and its first line; the docstrings say more (`help(...)`).
 This page is written by `tools/build_api.py` from the package itself.
 
-What is imported from `traderrr_data`, `traderrr_data.schema` and `traderrr_data.sample` is public. Everything else may
+What is imported from `traderrr_data` and from its modules named below is public. Everything else may
 change without notice.
 
 Rules that hold for all functions:
@@ -74,6 +74,7 @@ def api() -> str:
         ),
         section("Models", models, listed=True),
         section("Errors", errors, listed=True),
+        section("traderrr_data.ingest: files and live feeds", members(ingest)),
         section("traderrr_data.schema: migrations from code", members(schema)),
         section("traderrr_data.sample: real bars to try things on", members(sample)),
     ]
@@ -81,7 +82,10 @@ def api() -> str:
 
 
 def members(module: ModuleType) -> list[Any]:
-    """Return a module's functions of a session, an engine or nothing but plain values, and its own classes."""
+    """Return what a package names, or a module's functions of a session or plain values and its own classes."""
+    if named := getattr(module, "__all__", None):
+        values = [getattr(module, name) for name in named]
+        return sorted(filter(callable, values), key=lambda value: (inspect.isclass(value), value.__name__))
     room = module.__name__.rpartition(".")[0] if "access" in module.__name__ else module.__name__
     found = [value for name, value in vars(module).items() if not name.startswith("_") and belongs(value, module, room)]
     return sorted(found, key=lambda value: (inspect.isclass(value), inspect.getsourcelines(value)[1]))
