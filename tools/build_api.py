@@ -84,8 +84,9 @@ def api() -> str:
 def members(module: ModuleType) -> list[Any]:
     """Return what a package names, or a module's functions of a session or plain values and its own classes."""
     if named := getattr(module, "__all__", None):
-        values = [getattr(module, name) for name in named]
-        return sorted(filter(callable, values), key=lambda value: (inspect.isclass(value), value.__name__))
+        values = (getattr(module, name) for name in named)
+        shown = (value for value in values if inspect.isfunction(value) or inspect.isclass(value))
+        return sorted(shown, key=lambda value: (inspect.isclass(value), value.__name__))
     room = module.__name__.rpartition(".")[0] if "access" in module.__name__ else module.__name__
     found = [value for name, value in vars(module).items() if not name.startswith("_") and belongs(value, module, room)]
     return sorted(found, key=lambda value: (inspect.isclass(value), inspect.getsourcelines(value)[1]))
