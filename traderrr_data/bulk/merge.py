@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,17 +45,8 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     """
     dialect = _dialect(connection)
     assert dialect.merge_columns is not None  # noqa: S101 - checked before the columns were made
-    try:
+    async with dialect.speaking_to_driver(connection):
         return await dialect.merge_columns(connection, merge)
-    except asyncio.CancelledError as error:
-        # SQLAlchemy did not see it happen: the driver may be in the middle of something.
-        await connection.invalidate(error)
-        raise
-    except Exception as error:
-        translated = dialect.translate(error)
-        if translated is None:
-            raise
-        raise translated from error
 
 
 async def merge_rows(connection: AsyncConnection, shape: Shape, rows: Sequence[Row], on_conflict: OnConflict) -> Counts:
