@@ -32,7 +32,7 @@ async def _work(way: str, url: str, path: Path) -> None:
 
 
 async def _batches(path: Path) -> AsyncIterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # else Arrow keeps all that it has read
         batches = file.iter_batches(_ROWS_A_BATCH)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             yield batch
