@@ -130,15 +130,17 @@ async def _feeding(url: str) -> AsyncIterator[Feed]:
         yield Feed(write, read)
 
 
+_MOST_CALLS: Final = 1_000
+
 UPSERT: Final = Contestant(OURS, "ours", _upserting)
 FRAME: Final = Contestant(OURS, "ours", _framing)
 LATEST: Final = Contestant(OURS, "ours", _asking_for_the_latest)
 FEED: Final = Contestant(OURS, "ours", trading_day(_feeding))
 WRITES: Final = (
     Contestant(f"{OURS}, bar_writer", "ours", crowd(_writing_together)),
-    Contestant(f"{OURS}, a session a call", "plain", crowd(_writing_one_by_one)),
+    Contestant(f"{OURS}, a session a call", "plain", crowd(_writing_one_by_one), most_rows=_MOST_CALLS),
 )
 READS: Final = (
     Contestant(f"{OURS}, reader", "ours", crowd(_reading_together)),
-    Contestant(f"{OURS}, a session a call", "plain", crowd(_reading_one_by_one)),
+    Contestant(f"{OURS}, a session a call", "plain", crowd(_reading_one_by_one), most_rows=_MOST_CALLS),
 )

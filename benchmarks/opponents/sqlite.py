@@ -300,7 +300,7 @@ LATEST: Final = (
     Contestant("json_each and max by hand", "by hand", _asking(_LATEST_BY_MAX)),
 )
 WRITE_CALLS: Final = (
-    Contestant("the old application, ten threads", "legacy", _calling(_write_new, prepare=_AS_LEGACY)),
+    Contestant("the old application, ten threads", "legacy", _calling(_write_new, prepare=_AS_LEGACY), most_rows=1_000),
 )
 READ_CALLS: Final = (Contestant("the old application, ten threads", "legacy", _calling(_read_few, prepare=_AS_LEGACY)),)
 FEEDS: Final = (Contestant("sqlite3 executemany", "raw", trading_day(_feeding)),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import pyarrow as pa
@@ -12,12 +13,13 @@ from benchmarks.crowd import Plan
 from benchmarks.data import as_dicts, bars_of, digest_of
 from benchmarks.databases import Place
 from benchmarks.opponents import OF_KIND
-from benchmarks.race import Heat, Measured, Track, difference
+from benchmarks.race import Heat, Measured, Track, by_size, difference
 from benchmarks.targets import READS, UPSERTS
 from benchmarks.workloads.states import copies, filled
 
 _COROUTINES: Final = 100
-_CALLS: Final = 10
+_CALLS: Final = 100
+"""With fewer, the first calls on new connections would be much of it."""
 _HISTORY: Final = 100
 _LISTED: Final = 20
 """Sessions that a small read asks for."""
@@ -25,30 +27,40 @@ _LISTED: Final = 20
 
 async def run(track: Track, place: Place, rows: int) -> None:
     """Run the workload on one database."""
-    calls = max(1, min(_CALLS, rows // _COROUTINES))
-    bars = bars_of(_COROUTINES, _HISTORY + calls)
-    is_new = pc.less_equal(pc.rank(bars["date"], "descending", tiebreaker="dense"), calls)
-    stored, new = bars.filter(pc.invert(is_new)), as_dicts(bars.filter(is_new))
-    # Every coroutine writes the new bars of one ticker.
-    writing = [new[start : start + calls] for start in range(0, len(new), calls)]
-    reading = _questions(stored, calls)
-    wanted = sum(1 if start is None else _LISTED for tasks in reading for _, start in tasks)
-
-    def check_stored(url: str, _measured: Measured) -> str | None:
-        return difference(digest_of(bars), place.digest(url))
-
-    def check_answers(_url: str, measured: Measured) -> str | None:
-        return None if measured.answered == wanted else f"{measured.answered} bars instead of {wanted}"
-
+    most = _COROUTINES * max(1, min(_CALLS, rows // _COROUTINES))
+    bars = bars_of(_COROUTINES, _HISTORY + most // _COROUTINES)
+    session = pc.rank(bars["date"], "ascending", tiebreaker="dense")
+    stored = bars.filter(pc.less_equal(session, _HISTORY))
     module = OF_KIND[place.kind]
     async with filled(place, stored) as template:
         fresh = copies(place, template)
-        for work, entries, check, plan in (
-            (UPSERTS, [*ours.WRITES, *module.WRITE_CALLS], check_stored, writing),
-            (READS, [*ours.READS, *module.READ_CALLS], check_answers, reading),
-        ):
-            heat = Heat(place.name, "W7", work, _COROUTINES * calls, entries, fresh, check, plan)
+        for count, entries in by_size([*ours.WRITES, *module.WRITE_CALLS], most):
+            calls = count // _COROUTINES
+            written = bars.filter(pc.less_equal(session, _HISTORY + calls))
+            new = as_dicts(
+                bars.filter(pc.and_(pc.greater(session, _HISTORY), pc.less_equal(session, _HISTORY + calls)))
+            )
+            # Every coroutine writes the new bars of one ticker.
+            writing = [new[start : start + calls] for start in range(0, len(new), calls)]
+            heat = Heat(place.name, "W7", UPSERTS, count, entries, fresh, _stores(place, written), writing)
             await track.run(heat, warm_up=heat)
+        for count, entries in by_size([*ours.READS, *module.READ_CALLS], most):
+            reading = _questions(stored, count // _COROUTINES)
+            heat = Heat(place.name, "W7", READS, count, entries, fresh, _answers(reading), reading)
+            await track.run(heat, warm_up=heat)
+
+
+def _stores(place: Place, bars: pa.Table) -> Callable[[str, Measured], str | None]:
+    return lambda url, _measured: difference(digest_of(bars), place.digest(url))
+
+
+def _answers(questions: Plan) -> Callable[[str, Measured], str | None]:
+    wanted = sum(1 if start is None else _LISTED for tasks in questions for _, start in tasks)
+
+    def check(_url: str, measured: Measured) -> str | None:
+        return None if measured.answered == wanted else f"{measured.answered} bars instead of {wanted}"
+
+    return check
 
 
 def _questions(stored: pa.Table, calls: int) -> Plan:

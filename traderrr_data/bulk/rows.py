@@ -141,6 +141,7 @@ def check(
     allow_inconsistent: bool = False,
     window: Callable[[Row], bool] | None = None,
     equal_repeats: bool = False,
+    is_checked: bool = False,
 ) -> Batch:
     """Return the checked batch.
 
@@ -154,6 +155,7 @@ def check(
         allow_inconsistent: take bars whose prices are out of order.
         window: tells whether a checked row is where the caller allows rows; others are invalid.
         equal_repeats: a key may come again only with an equal row; otherwise the last of the highest finality wins.
+        is_checked: the rows are such as `check_row` has returned.
 
     Raises:
         InvalidRowError: a row is invalid and `on_invalid` is "raise"; or the input is no batch of rows at all.
@@ -166,7 +168,8 @@ def check(
             batch.dropped.append(index)
             continue
         try:
-            row = check_row(given, shape, fixed, exact_decimals=exact_decimals, allow_inconsistent=allow_inconsistent)
+            rules = {"exact_decimals": exact_decimals, "allow_inconsistent": allow_inconsistent}
+            row = given if is_checked else check_row(given, shape, fixed, **rules)
             if window is not None and not window(row):
                 raise InvalidRowError("is outside of the window that is replaced", column=shape.key[-1])
             key = shape.key_of(row) or (index,)

@@ -91,6 +91,7 @@ async def upsert(
     on_invalid: OnInvalid = "raise",
     allow_inconsistent: bool = False,
     verdicts: bool = False,
+    is_checked: bool = False,
 ) -> UpsertResult:
     """Insert rows or update those that are stored, in the caller's transaction.
 
@@ -105,6 +106,7 @@ async def upsert(
         on_invalid: raise at the first invalid row, or reject it and go on.
         allow_inconsistent: take bars whose prices are out of order.
         verdicts: tell of each row what became of it.
+        is_checked: the rows are such as `check_row` has returned.
 
     Raises:
         InvalidRowError: a row cannot be stored, and `on_invalid` is "raise".
@@ -121,7 +123,8 @@ async def upsert(
     }
 
     async def store(given: Rows) -> UpsertResult:
-        batch = await _check(session, given, shape, as_columns=_takes_columns(session, on_conflict), **rules)
+        as_columns = _takes_columns(session, on_conflict)
+        batch = await _check(session, given, shape, as_columns=as_columns, is_checked=is_checked, **rules)
         connection = await _connection(session)
         counts = await _merge(connection, shape, batch, on_conflict, wants_verdicts=verdicts)
         return UpsertResult(
@@ -230,7 +233,15 @@ async def _merge(
         return await merge_rows(connection, shape, rows, on_conflict)
 
 
-async def _check(session: AsyncSession, rows: Rows, shape: Shape, *, as_columns: bool = False, **rules: Any) -> Batch:
+async def _check(
+    session: AsyncSession,
+    rows: Rows,
+    shape: Shape,
+    *,
+    as_columns: bool = False,
+    is_checked: bool = False,
+    **rules: Any,
+) -> Batch:
     """Check a batch against what the session's database can store, without holding up the event loop.
 
     It comes back `as_columns`, if that is allowed and every row has the same ones; the rules are those of `check`.
@@ -240,13 +251,13 @@ async def _check(session: AsyncSession, rows: Rows, shape: Shape, *, as_columns:
     def work() -> Batch:
         given = materialised(rows)
         if not as_columns:
-            return check(given, shape, **rules)
+            return check(given, shape, is_checked=is_checked, **rules)
         from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
 
         if isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
             with contextlib.suppress(columns.Undecided, OverflowError):
                 return columns.check(given, shape, **rules)
-        batch = check(given, shape, **rules)
+        batch = check(given, shape, is_checked=is_checked, **rules)
         with contextlib.suppress(columns.Undecided, OverflowError):
             batch.columns = columns.of_rows(batch.rows, shape)
         return batch

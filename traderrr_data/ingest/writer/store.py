@@ -35,7 +35,9 @@ async def store(session: AsyncSession, rows: Sequence[Accepted]) -> list[Fate]:
 async def _store(session: AsyncSession, shape: Shape, rows: Sequence[Row]) -> Sequence[Fate]:
     try:
         # The rows were checked when they were accepted; whether their prices may be out of order was said then.
-        result = await bulk.upsert(session, shape.model, rows, key=shape.key, allow_inconsistent=True, verdicts=True)
+        result = await bulk.upsert(
+            session, shape.model, rows, key=shape.key, allow_inconsistent=True, verdicts=True, is_checked=True
+        )
     except (ConstraintViolationError, InvalidRowError) as error:
         if len(rows) == 1:
             return [error]
