@@ -16,12 +16,16 @@ from alembic.runtime.migration import MigrationContext
 
 from traderrr_data import dialects
 from traderrr_data.engine import create_engine
+from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import Base
 from traderrr_data.models.base import VERSION_TABLE
 from traderrr_data.models.types import CheckedType, utc_now
 from traderrr_data.settings import Settings
 
 config = context.config
+
+X_ARGUMENTS = {"lock_timeout", "ddl_timeout", "migration_lock"}
+"""What ``alembic -x NAME=VALUE`` may say; each is the setting of that name (``DB_LOCK_TIMEOUT`` and so on)."""
 
 LEGACY_INDEX = "idx_daily_data_ticker_date"
 """The legacy application makes it at every start; our primary key serves the same queries."""
@@ -94,16 +98,28 @@ def write_sql() -> None:
 def migrate(connection: sa.Connection) -> None:
     """Migrate under the migration lock, on every database in as few transactions as it can."""
     dialect = dialects.for_connection(connection)
-    with dialect.migrating(connection, config.attributes.get("lock_timeout", dialects.LOCK_TIMEOUT)):
+    waits: dialects.Waits = connection.get_execution_options().get(dialects.MIGRATION_WAITS, dialects.Waits())
+    with dialect.migrating(connection, waits):
         context.configure(connection=connection, transactional_ddl=dialect.transactional_ddl, **OPTIONS)
-        with context.begin_transaction():
+        with context.begin_transaction(), dialect.guard_migration(connection, waits):
             context.run_migrations()
-            dialect.verify_migration(connection)
+
+
+def settings() -> Settings:
+    """Return the settings of the environment, with what `alembic -x` says about waiting in their place.
+
+    Raises:
+        ConfigurationError: -x names nothing that is known here, or has a wrong value.
+    """
+    chosen = context.get_x_argument(as_dictionary=True)
+    if unknown := sorted(chosen.keys() - X_ARGUMENTS):
+        raise ConfigurationError(f"alembic -x knows {', '.join(sorted(X_ARGUMENTS))}, not {', '.join(unknown)}")
+    return Settings(**{f"db_{name}": value for name, value in chosen.items()})
 
 
 async def migrate_alone() -> None:
     """Migrate as ``alembic`` was asked to on the command line, with an engine of our own."""
-    engine = create_engine()
+    engine = create_engine(settings())
     try:
         async with engine.connect() as connection:
             await connection.run_sync(migrate)

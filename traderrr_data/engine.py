@@ -54,7 +54,14 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
             url,
             poolclass=_Pool,
             echo=settings.sql_echo,
-            execution_options={dialects.WITHOUT_REVISIONS: settings.tables_without_revisions},
+            execution_options={
+                dialects.WITHOUT_REVISIONS: settings.tables_without_revisions,
+                dialects.MIGRATION_WAITS: dialects.Waits(
+                    lock=settings.db_migration_lock,
+                    lock_timeout=settings.db_lock_timeout,
+                    ddl_timeout=settings.db_ddl_timeout,
+                ),
+            },
             **arguments,
         )
     except NoSuchModuleError:

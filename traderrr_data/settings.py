@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     """Keep every version of a daily bar that is overwritten or deleted."""
     db_revisions_intraday: bool = True
     """Keep every version of an intraday bar that is overwritten or deleted."""
+    db_lock_timeout: float = Field(default=60, ge=0)
+    """Seconds that a migration waits for another one."""
+    db_ddl_timeout: float = Field(default=5, gt=0)
+    """Seconds that a statement of a migration waits for those who use its table; all others wait behind it."""
+    db_migration_lock: bool = True
+    """Whether a migration takes the lock that keeps others out."""
     sql_echo: bool = False
 
     def __init__(self, **values: Any) -> None:

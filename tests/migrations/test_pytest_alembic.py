@@ -23,7 +23,7 @@ def alembic_config(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The migrations of the project, on a new database."""
     monkeypatch.setenv("DATABASE_URL", empty_url)
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
     return config
 
 

@@ -31,6 +31,7 @@ from traderrr_data import (
     system,
     trading,
 )
+from traderrr_data.dialects import Waits
 from traderrr_data.models import Base
 
 OURS = sorted(Base.metadata.tables)
@@ -56,7 +57,7 @@ async def run(db: DatabaseManager, project: Project, action: Callable[[Config], 
     config.set_main_option("script_location", str(project.root / "migrations"))
 
     def act(connection: sa.Connection) -> None:
-        config.attributes.update(connection=connection, lock_timeout=5.0)
+        config.attributes["connection"] = connection
         action(config)
 
     async with db.engine.connect() as connection:
@@ -270,7 +271,7 @@ async def test_a_migration_waits_its_turn_and_says_when_it_gives_up(db: Database
 
         def hold(sync: sa.Connection) -> contextlib.ExitStack:
             stack = contextlib.ExitStack()
-            stack.enter_context(db.dialect.migrating(sync, 5.0))
+            stack.enter_context(db.dialect.migrating(sync, Waits()))
             sync.begin()
             return stack
 

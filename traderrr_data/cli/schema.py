@@ -13,9 +13,28 @@ from traderrr_data.cli.app import DONE, FAILED, Invocation, missing_file
 from traderrr_data.db import DatabaseManager
 
 Revision = Annotated[str, typer.Argument(help="A revision, head, or a step such as +1.")]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Wait so long for another migration (DB_LOCK_TIMEOUT, else 60)."),
+]
+DdlTimeout = Annotated[
+    float | None,
+    typer.Option(min=0.001, metavar="SECONDS", help="Wait so long for those who use a table (DB_DDL_TIMEOUT, else 5)."),
+]
+Lock = Annotated[
+    bool | None,
+    typer.Option("--lock/--no-lock", help="Keep other migrations out (DB_MIGRATION_LOCK).", show_default=False),
+]
 
 
-def upgrade(context: typer.Context, revision: Revision = "head") -> None:
+def upgrade(
+    context: typer.Context,
+    revision: Revision = "head",
+    *,
+    lock_timeout: LockTimeout = None,
+    ddl_timeout: DdlTimeout = None,
+    lock: Lock = None,
+) -> None:
     """Make the tables, or bring them to a newer revision.
 
     Run again, it does nothing.
@@ -24,7 +43,7 @@ def upgrade(context: typer.Context, revision: Revision = "head") -> None:
 
     async def work(db: DatabaseManager) -> tuple[str | None, str | None]:
         before = await schema.current(db.engine)
-        await schema.upgrade(db.engine, revision)
+        await schema.upgrade(db.engine, revision, lock_timeout=lock_timeout, ddl_timeout=ddl_timeout, lock=lock)
         return before, await schema.current(db.engine)
 
     before, after = invocation.run(work)
@@ -35,7 +54,11 @@ def upgrade(context: typer.Context, revision: Revision = "head") -> None:
 def downgrade(
     context: typer.Context,
     revision: Annotated[str, typer.Argument(help="A revision, base (before the first), or a step such as -1.")],
+    *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    lock_timeout: LockTimeout = None,
+    ddl_timeout: DdlTimeout = None,
+    lock: Lock = None,
 ) -> None:
     """Take the tables back to an older revision.
 
@@ -50,7 +73,8 @@ def downgrade(
     async def work(db: DatabaseManager) -> tuple[str | None, str | None]:
         before = await schema.current(db.engine)
         if before is not None:
-            await schema.downgrade(db.engine, revision)
+            waits = {"lock_timeout": lock_timeout, "ddl_timeout": ddl_timeout}
+            await schema.downgrade(db.engine, revision, **waits, lock=lock)
         return before, await schema.current(db.engine)
 
     before, after = (None, None) if missing_file(invocation.settings.url) else invocation.run(work)

@@ -8,18 +8,27 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from traderrr_data.dialects.base import LOCK_TIMEOUT, READ_ONLY, WITHOUT_REVISIONS, Dialect, EngineOptions, Tls
+from traderrr_data.dialects.base import (
+    MIGRATION_WAITS,
+    READ_ONLY,
+    WITHOUT_REVISIONS,
+    Dialect,
+    EngineOptions,
+    Tls,
+    Waits,
+)
 from traderrr_data.dialects.mysql import MYSQL
 from traderrr_data.dialects.postgresql import POSTGRESQL
 from traderrr_data.dialects.sqlite import SQLITE
 
 __all__ = [
-    "LOCK_TIMEOUT",
+    "MIGRATION_WAITS",
     "READ_ONLY",
     "WITHOUT_REVISIONS",
     "Dialect",
     "EngineOptions",
     "Tls",
+    "Waits",
     "by_name",
     "for_connection",
     "for_session",

@@ -24,6 +24,9 @@ WITHOUT_REVISIONS = "traderrr_data_without_revisions"
 READ_ONLY = "traderrr_data_read_only"
 """The execution option that marks a reading transaction, for the databases whose driver has no option of its own."""
 
+MIGRATION_WAITS = "traderrr_data_migration_waits"
+"""The execution option of an engine that says how long its migrations wait, as `Waits`."""
+
 TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -48,6 +51,21 @@ class Tls:
         if self.mode in ("prefer", "require"):
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long a migration waits, and for whom.
+
+    Attributes:
+        lock: hold the migration lock; without it somebody else has to see to it that only one migration runs.
+        lock_timeout: seconds to wait for another migration.
+        ddl_timeout: seconds that a statement waits for those who use its table; meanwhile all others wait behind it.
+    """
+
+    lock: bool = True
+    lock_timeout: float = 60.0
+    ddl_timeout: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,6 @@ class EngineOptions:
 
 
 Key: TypeAlias = tuple[Any, ...]
-
-LOCK_TIMEOUT = 60.0
-"""Seconds that a migration waits for another one, or for readers of a table that it changes."""
 
 
 def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
@@ -190,7 +205,8 @@ class Dialect:
         install: puts the hooks on one engine.
         classify_error: the error of ours for a driver's error, by its code; None if it is none of ours.
         migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
-        verify_migration: raises, inside a migration's transaction, if it broke what the database does not check itself.
+        guard_migration: around the statements of a migration, inside its transaction if it has one; raises if they
+            broke what the database does not check itself.
         size: the bytes that the database takes.
         ends_transaction: a driver's error after which the database may have rolled the whole transaction back.
         match_keys: the condition that a row has one of these keys.
@@ -215,8 +231,8 @@ class Dialect:
     engine_arguments: Callable[[sa.URL, EngineOptions], dict[str, Any]]
     install: Callable[[sa.Engine, EngineOptions], None]
     classify_error: Callable[[BaseException], type[TraderrrDataError] | None]
-    migrating: Callable[[sa.Connection, float], contextlib.AbstractContextManager[None]]
-    verify_migration: Callable[[sa.Connection], None]
+    migrating: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
+    guard_migration: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
     size: Callable[[sa.Connection], int]
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +27,6 @@ from traderrr_data.errors import (
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 _SQL_MODE += ",NO_AUTO_VALUE_ON_ZERO"
 _LONGEST_TEXT = 2**30  # of GROUP_CONCAT, which would be cut without an error
-_MIGRATION_LOCK = "concat('traderrr_data.', md5(database()))"  # a lock's name has 64 characters at most
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _ERRORS: dict[type[TraderrrDataError], tuple[int, ...]] = {
@@ -135,33 +133,6 @@ async def clock(connection: AsyncConnection) -> dt.datetime:
     """Return the server's clock, in UTC."""
     now: dt.datetime = (await connection.exec_driver_sql("SELECT utc_timestamp(6)")).scalar_one()
     return now.replace(tzinfo=dt.UTC)
-
-
-@contextlib.contextmanager
-def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
-    """Hold a named lock of this database, and let DDL give up behind a reader that does not go away."""
-    seconds = max(1, round(lock_timeout))
-    # The time-out of statements is meant for queries, not for building an index; only MariaDB has one for DDL.
-    (*patience, _) = connection.exec_driver_sql("SELECT /*M!100101 @@max_statement_time, */ 0").one()
-    connection.exec_driver_sql(
-        f"SET SESSION lock_wait_timeout = {seconds} /*M!100101 , SESSION max_statement_time = 0 */"
-    )
-    try:
-        if not connection.exec_driver_sql(f"SELECT GET_LOCK({_MIGRATION_LOCK}, {seconds})").scalar_one():
-            raise TransactionConflictError(f"another process held the migration lock for {seconds} s")
-        connection.commit()  # an open transaction would swallow Alembic's
-        yield
-    finally:
-        connection.rollback()
-        connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_MIGRATION_LOCK})")  # NULL or 0 if it is not ours
-        connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
-        for limit in patience:
-            connection.exec_driver_sql(f"SET SESSION max_statement_time = {limit}")
-        connection.commit()
-
-
-def verify_migration(_connection: sa.Connection) -> None:
-    """Find nothing to do: the server checks its constraints itself."""
 
 
 def size(connection: sa.Connection) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import columns, facts, frames, rows
+from traderrr_data.dialects.postgresql import columns, facts, frames, migrations, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -13,8 +13,8 @@ POSTGRESQL = Dialect(
     engine_arguments=facts.engine_arguments,
     install=facts.install,
     classify_error=facts.classify_error,
-    migrating=facts.migrating,
-    verify_migration=facts.verify_migration,
+    migrating=migrations.migrating,
+    guard_migration=migrations.guard_migration,
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,

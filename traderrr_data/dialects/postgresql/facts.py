@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,9 +21,7 @@ from traderrr_data.errors import (
     TransactionConflictError,
 )
 
-_LOCK_POLL = 0.1  # seconds
 _cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
-_MIGRATION_LOCK = "hashtextextended('traderrr_data.' || current_schema(), 0)"
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: whole codes first, then their classes.
 _ERRORS: dict[str, type[TraderrrDataError]] = {
@@ -117,42 +112,6 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
 def ends_transaction(_error: BaseException) -> bool:
     """Tell none: after any error the server refuses every statement but a rollback."""
     return False
-
-
-@contextlib.contextmanager
-def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
-    """Hold an advisory lock of this schema, and let DDL give up behind a reader that does not go away."""
-    if connection.exec_driver_sql("SELECT current_schema()").scalar_one() is None:
-        _create_schema(connection)
-    connection.exec_driver_sql("SET statement_timeout = 0")  # meant for queries, not for building an index
-    deadline = time.monotonic() + lock_timeout
-    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})").scalar_one():
-        connection.commit()
-        if time.monotonic() > deadline:
-            raise TransactionConflictError(f"another process held the migration lock for {lock_timeout:g} s")
-        connection.exec_driver_sql(f"SELECT pg_sleep({_LOCK_POLL})")
-    connection.exec_driver_sql(f"SET lock_timeout = {round(lock_timeout * 1000)}")
-    connection.commit()  # an open transaction would swallow Alembic's
-    try:
-        yield
-    finally:
-        connection.rollback()
-        connection.exec_driver_sql("RESET lock_timeout")
-        connection.exec_driver_sql("RESET statement_timeout")
-        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})")
-        connection.commit()
-
-
-def _create_schema(connection: sa.Connection) -> None:
-    path = connection.exec_driver_sql("SHOW search_path").scalar_one()
-    if not re.fullmatch(r'"[^"$]+"', path):  # the form that DB_SCHEMA is given in engine_arguments
-        raise ConfigurationError(f"no schema of the search_path {path} exists: name one with DB_SCHEMA")
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {path}")
-    connection.commit()
-
-
-def verify_migration(_connection: sa.Connection) -> None:
-    """Find nothing to do: the server checks its constraints itself."""
 
 
 def size(connection: sa.Connection) -> int:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -158,32 +157,6 @@ def ends_transaction(error: BaseException) -> bool:
     """
     fatal = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT}
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in fatal
-
-
-@contextlib.contextmanager
-def migrating(connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
-    """Migrate with foreign keys off; the lock is the transaction's own BEGIN IMMEDIATE.
-
-    Alembic's batch mode drops and renames tables, and with foreign keys on that deletes the rows that refer to them.
-    """
-    dbapi_connection = connection.connection.dbapi_connection
-    assert dbapi_connection is not None  # noqa: S101 - for the type checker: the connection is open
-    patience = _fetch(dbapi_connection, "PRAGMA busy_timeout")
-    _fetch(dbapi_connection, f"PRAGMA busy_timeout={lock_timeout * 1000:.0f}")
-    _fetch(dbapi_connection, "PRAGMA foreign_keys=OFF")  # inside a transaction it would do nothing
-    try:
-        yield
-    finally:
-        _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
-        _fetch(dbapi_connection, f"PRAGMA busy_timeout={patience}")
-
-
-def verify_migration(connection: sa.Connection) -> None:
-    """Refuse a migration that left rows without the row they refer to."""
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-    if broken:
-        tables = sorted({str(row[0]) for row in broken})
-        raise ConstraintViolationError(f"{len(broken)} rows would refer to nothing, in {', '.join(tables)}")
 
 
 def size(connection: sa.Connection) -> int:
