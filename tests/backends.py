@@ -36,11 +36,13 @@ class Backend(ABC):
         leave_utc: a statement that puts a client's session some hours west of UTC.
         forbid_loading: a statement by which a server's administrator takes the fastest way of many rows away.
         allow_loading: one that gives it back.
+        long_statement: one that takes a minute, with the word SLOWLY.
     """
 
     leave_utc: ClassVar[str] = ""
     forbid_loading: ClassVar[str] = "SELECT 1;"
     allow_loading: ClassVar[str] = "SELECT 1;"
+    long_statement: ClassVar[str]
 
     def __init__(self, name: str, scheme: str, server: Server | None = None) -> None:
         self.name = name
@@ -81,6 +83,11 @@ class Backend(ABC):
 
 class SqliteBackend(Backend):
     """SQLite: every database is a file in one directory, and a migrated one is a copy of a template."""
+
+    long_statement = (
+        "WITH RECURSIVE slowly(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM slowly WHERE n < 1000000000)"
+        " SELECT count(*) AS SLOWLY FROM slowly"
+    )
 
     def __init__(self, directory: Path) -> None:
         super().__init__("sqlite", SQLITE_SCHEME)
@@ -210,6 +217,7 @@ class PostgresqlBackend(ServerBackend):
     """Databases on a PostgreSQL server."""
 
     leave_utc = "SET TIME ZONE 'America/New_York';"
+    long_statement = "SELECT pg_sleep(60) AS SLOWLY"
 
     def __init__(self, server: Server) -> None:
         super().__init__("postgresql", POSTGRESQL_SCHEME, server)
@@ -235,6 +243,7 @@ class MysqlBackend(ServerBackend):
     """Databases on a MySQL or MariaDB server, with the URLs of the one that `name` says."""
 
     leave_utc = "SET time_zone = '-05:00';"
+    long_statement = "SELECT SLEEP(60) AS SLOWLY"
     forbid_loading = "SET GLOBAL local_infile = 0;"
     allow_loading = "SET GLOBAL local_infile = 1;"
 

@@ -30,12 +30,16 @@ class Project:
         return subprocess.run(
             [sys.executable, *command],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), **variables},
+            env=self.environment(**variables),
             capture_output=True,
             text=True,
             timeout=_SECONDS,
             check=False,
         )
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Return this process's variables, with some of a command's own."""
+        return {**os.environ, "PYTHONPATH": str(self.root), **variables}
 
     def alembic(self, url: str, *arguments: str) -> str:
         """Run `alembic` and return what it printed; AssertionError with its complaint if it fails."""

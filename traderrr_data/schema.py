@@ -88,6 +88,12 @@ def history() -> list[Revision]:
 
 async def status(engine: AsyncEngine) -> Status:
     """Return how the database stands to this code; nothing is written."""
+    with contextlib.suppress(TransactionConflictError):  # a migration that ended between two looks of one snapshot
+        return await _look(engine)
+    return await _look(engine)
+
+
+async def _look(engine: AsyncEngine) -> Status:
     reader = engine.execution_options(**dialects.for_connection(engine.sync_engine).reader_options)
     async with reader.connect() as connection:
         return await connection.run_sync(_read_status)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -22,16 +18,13 @@ from tests.project import ROOT, Project, copy_to
 from traderrr_data import (
     ConstraintViolationError,
     DatabaseManager,
-    Metadata,
     SchemaMismatchError,
-    TransactionConflictError,
     market_data,
     portfolio,
     schema,
     system,
     trading,
 )
-from traderrr_data.dialects import Waits
 from traderrr_data.models import Base
 
 OURS = sorted(Base.metadata.tables)
@@ -221,27 +214,6 @@ async def test_a_table_of_another_that_appears_after_a_downgrade_is_not_taken_fo
     assert backend.run_sql(empty_url, "SELECT k FROM metadata") == [("7",)]
 
 
-def test_three_processes_that_upgrade_at_once_all_succeed(backend: Backend, empty_url: str) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
-            cwd=ROOT,
-            env=environment(DATABASE_URL=empty_url),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    complaints = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(complaints)
-    assert sum("Running upgrade" in complaint for complaint in complaints) == 1
-    assert backend.run_sql(empty_url, "SELECT version_num FROM traderrr_data_version") == [(schema.head(),)]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-
-
 async def test_many_tasks_that_bring_up_a_database_at_once_all_succeed(empty_url: str, backend: Backend) -> None:
     async def bring_up() -> None:
         async with DatabaseManager(empty_url) as db:
@@ -250,38 +222,6 @@ async def test_many_tasks_that_bring_up_a_database_at_once_all_succeed(empty_url
     async with asyncio.timeout(30):
         await asyncio.gather(*(bring_up() for _ in range(4)))
     assert backend.run_sql(empty_url, "SELECT version_num FROM traderrr_data_version") == [(schema.head(),)]
-
-
-async def test_a_migration_gives_up_behind_a_transaction_that_does_not_end(
-    db: DatabaseManager, database_url: str
-) -> None:
-    async with db.session_context() as holder:
-        for table in Base.metadata.sorted_tables:
-            await holder.execute(sa.select(table).limit(1))
-        holder.add(Metadata(ticker="HELD"))
-        await holder.flush()
-        async with DatabaseManager(database_url) as other, asyncio.timeout(20):
-            with pytest.raises(TransactionConflictError):
-                await schema.downgrade(other.engine, "base", lock_timeout=1)
-    assert set(OURS) <= set(await tables(db))
-
-
-async def test_a_migration_waits_its_turn_and_says_when_it_gives_up(db: DatabaseManager, database_url: str) -> None:
-    async with DatabaseManager(database_url) as other, db.engine.connect() as connection:
-
-        def hold(sync: sa.Connection) -> contextlib.ExitStack:
-            stack = contextlib.ExitStack()
-            stack.enter_context(db.dialect.migrating(sync, Waits()))
-            sync.begin()
-            return stack
-
-        held = await connection.run_sync(hold)
-        with pytest.raises(TransactionConflictError):
-            async with asyncio.timeout(20):
-                await schema.downgrade(other.engine, "base", lock_timeout=1)
-        await connection.rollback()
-        await connection.run_sync(lambda _: held.close())
-        await schema.upgrade(other.engine)
 
 
 async def test_connections_work_as_before_after_a_migration(empty: DatabaseManager, backend: Backend) -> None:
@@ -315,6 +255,7 @@ async def test_a_batch_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(
         "003",
         after="002",
         upgrade="""
+op.drop_index("idx_signal_history_ticker_date", "signal_history")
 with op.batch_alter_table("signal_history") as batch: batch.add_column(sa.Column("added", sa.Integer()))
 with op.batch_alter_table("signal_history") as batch: batch.drop_column("added")
 with op.batch_alter_table("signal_history") as batch:

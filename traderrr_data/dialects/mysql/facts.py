@@ -33,8 +33,8 @@ _ERRORS: dict[type[TraderrrDataError], tuple[int, ...]] = {
     DuplicateRowError: (1022, 1062, 1586),
     # null, no default, out of range, cut off, wrong value, too long, CHECK (MySQL, MariaDB), foreign keys
     ConstraintViolationError: (1048, 1364, 1264, 1265, 1292, 1366, 1406, 1690, 3819, 4025, 1216, 1217, 1451, 1452),
-    # lock wait, deadlock, record changed since the snapshot, NOWAIT
-    TransactionConflictError: (1205, 1213, 1020, 3572),
+    # lock wait, deadlock, record changed since the snapshot, table changed by a migration since the snapshot, NOWAIT
+    TransactionConflictError: (1205, 1213, 1020, 1412, 3572),
     # too many connections, shutdown, refused, unknown host, gone, lost, killed, statement time-outs, interrupted
     DatabaseUnavailableError: (1040, 1203, 1053, 1077, 2002, 2003, 2005, 2006, 2013, 1927, 1969, 3024, 1317, 4031),
     # access denied, unknown database, a write in a read-only transaction

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from traderrr_data.dialects.base import Waits
-from traderrr_data.errors import ConstraintViolationError, TransactionConflictError
+from traderrr_data.dialects.sqlite import rebuilds
+from traderrr_data.errors import TransactionConflictError
 
 
 @contextlib.contextmanager
@@ -37,16 +38,11 @@ def migrating(connection: sa.Connection, waits: Waits) -> Iterator[None]:
             _pragma(connection, f"busy_timeout={patience}")
 
 
-@contextlib.contextmanager
-def guard_migration(connection: sa.Connection, waits: Waits) -> Iterator[None]:
-    """Refuse a migration that left rows without the row they refer to."""
+def guard_migration(connection: sa.Connection, waits: Waits) -> contextlib.AbstractContextManager[None]:
+    """Refuse a migration that loses what it does not say."""
     # From here on only readers can be in the way, at the COMMIT of a file that is not in WAL mode; others wait behind.
     _pragma(connection, f"busy_timeout={_milliseconds(waits.ddl_timeout)}")
-    yield
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-    if broken:
-        tables = sorted({str(row[0]) for row in broken})
-        raise ConstraintViolationError(f"{len(broken)} rows would refer to nothing, in {', '.join(tables)}")
+    return rebuilds.nothing_lost(connection)
 
 
 def _milliseconds(seconds: float) -> int:
