@@ -71,10 +71,11 @@ def test_a_trigger_is_not_lost(database: Database) -> None:
 
 
 def test_a_trigger_may_be_dropped_and_made_again(database: Database) -> None:
-    database.run(TRIGGER.replace('"watch it"', "watch_it"))
-    again = f'op.execute("""{TRIGGER.strip()}""")'.replace(chr(10), " ").replace('"watch it"', "watch_it")
-    database.migrated(f'op.execute("DROP TRIGGER watch_it"){REBUILD}{again}')
-    assert ("trigger", "watch_it") in database.run(LOOK)
+    database.run("DROP INDEX idx_signal_history_ticker_date")
+    database.run(TRIGGER)
+    drop = """op.execute('DROP TRIGGER IF EXISTS "watch it"')"""
+    database.migrated(f"{drop}{REBUILD}op.execute('''{TRIGGER.strip()}''')")
+    assert ("trigger", "watch it") in database.run(LOOK)
 
 
 @pytest.mark.parametrize(

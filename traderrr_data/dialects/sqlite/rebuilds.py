@@ -13,10 +13,10 @@ from sqlalchemy import event
 
 from traderrr_data.errors import ConstraintViolationError, SchemaMismatchError
 
-_BEFORE_NAME = r"(?:IF (?:NOT )?EXISTS )?(?:\w+\.)?[\"'`\[]?"
-_REBUILT = re.compile(rf"\s*CREATE TABLE {_BEFORE_NAME}_alembic_tmp_(\w+)", re.IGNORECASE)
-_DROPPED = re.compile(rf"\s*DROP (?:TRIGGER|INDEX) {_BEFORE_NAME}(\w+)", re.IGNORECASE)
-_DELETED_FROM = re.compile(rf"\s*DELETE FROM {_BEFORE_NAME}(\w+)", re.IGNORECASE)
+_NAME = r"(?:IF (?:NOT )?EXISTS\s+)?(?:\w+\.)?(?:\w+|\"[^\"]+\"|`[^`]+`|\[[^\]]+\]|'[^']+')"
+_REBUILT = re.compile(rf"\s*CREATE\s+TABLE\s+({_NAME})", re.IGNORECASE)
+_MEANT = re.compile(rf"\s*(?:DROP\s+TRIGGER|DROP\s+INDEX|DELETE\s+FROM)\s+({_NAME})", re.IGNORECASE)
+_COPY = "_alembic_tmp_"
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _TRIGGERS = "SELECT name, tbl_name, '' FROM sqlite_master WHERE type = 'trigger'"
@@ -47,13 +47,13 @@ def nothing_lost(connection: sa.Connection) -> Iterator[None]:
     meant: set[str] = set()
 
     def watch(_connection: sa.Connection, _cursor: object, statement: str, *_: Any) -> None:
-        if found := _REBUILT.match(statement):
-            table = found[1]
+        if (found := _REBUILT.match(statement)) and (copy := _bare(found[1])).startswith(_COPY):
+            table = copy.removeprefix(_COPY)
             children = connection.exec_driver_sql(_CHILDREN, (table,)).scalars()
             for name in (table, *children):
                 counts.setdefault(name, _count(connection, name))
-        elif found := _DROPPED.match(statement) or _DELETED_FROM.match(statement):
-            meant.add(found[1].lower())
+        elif found := _MEANT.match(statement):
+            meant.add(_bare(found[1]).lower())
 
     event.listen(connection, "before_cursor_execute", watch)
     try:
@@ -77,6 +77,11 @@ def nothing_lost(connection: sa.Connection) -> Iterator[None]:
     if more := _broken_references(connection) - broken:  # what was broken before is not the migration's doing
         names = ", ".join(sorted({table for table, _ in more}))
         raise ConstraintViolationError(f"nothing was changed: {more.total()} rows would refer to nothing, in {names}")
+
+
+def _bare(name: str) -> str:
+    """Return a name without its quotes and what stands before it."""
+    return re.split(r"EXISTS\s+|\.", name, flags=re.IGNORECASE)[-1].strip("\"'`[]")
 
 
 def _objects(connection: sa.Connection, query: str) -> dict[str, tuple[str, str]]:
