@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar
@@ -19,15 +19,12 @@ from traderrr_data.engine import WHOLE, create_engine
 from traderrr_data.errors import (
     CommitOutcomeUnknownError,
     ConfigurationError,
-    SchemaMismatchError,
     TraderrrDataError,
 )
 from traderrr_data.models import Base, Compatibility, DailyData
 from traderrr_data.models.base import VERSION_TABLE
 from traderrr_data.session import DataSession
 from traderrr_data.settings import Settings, masked
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -77,6 +74,8 @@ class DatabaseManager:
         writer = self.engine.execution_options(**{WHOLE: True})
         self._writing = async_sessionmaker(writer, class_=DataSession, expire_on_commit=False)
         self._reading = async_sessionmaker(self._reader, class_=DataSession, expire_on_commit=False, autoflush=False)
+        self._is_usable = False
+        self._looking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"DatabaseManager({self.database_url!r})"
@@ -97,6 +96,8 @@ class DatabaseManager:
     async def close(self) -> None:
         """Close all connections; the manager may be used again afterwards, also in another event loop."""
         await self.engine.dispose()
+        self._is_usable = False
+        self._looking = asyncio.Lock()  # a lock that was waited for belongs to its event loop
 
     def get_session(self, *, read_only: bool = False) -> DataSession:
         """Return a new session that the caller commits and closes (``async with``); prefer `session_context`."""
@@ -106,17 +107,27 @@ class DatabaseManager:
     async def session_context(self, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
         """Open a session for one unit of work: it commits at the end and rolls back on any error or cancellation.
 
-        What its functions returned stays readable afterwards, also after an error.
+        What its functions returned stays readable afterwards, also after an error. The first one looks whether this
+        code may use the database, unless `init_db` has.
 
         Args:
             read_only: one snapshot of the database for all reads; the database refuses a write.
 
         Raises:
+            SchemaMismatchError: the database has none of our tables, or they are not as this code needs them.
             CommitOutcomeUnknownError: the connection died during COMMIT.
         """
+        if not self._is_usable:
+            await self._look_at_schema()
         async with self.get_session(read_only=read_only) as session:
             yield session
             await session.commit()
+
+    async def _look_at_schema(self) -> None:
+        async with self._looking:
+            if not self._is_usable:
+                schema.require_usable(await schema.status(self.engine))
+                self._is_usable = True
 
     async def run(
         self, work: Callable[[AsyncSession], Awaitable[T]], *, retries: int = 3, idempotent: bool = False
@@ -159,14 +170,9 @@ class DatabaseManager:
                 await schema.upgrade(self.engine)
             case schema.State.BEHIND if upgrade:
                 await schema.upgrade(self.engine)
-            case schema.State.CURRENT:
-                pass
-            case schema.State.AHEAD:
-                logger.warning("%s", schema.describe(found))
-            case schema.State.FOREIGN:
-                raise schema.foreign(found)
             case _:
-                raise SchemaMismatchError(schema.describe(found))
+                schema.require_usable(found)
+        self._is_usable = True
 
     async def drop_db(self, *, yes: bool = False) -> None:
         """Remove our tables with all their rows, and nothing else; commits.
@@ -180,6 +186,7 @@ class DatabaseManager:
         """
         if yes is not True:
             raise ConfigurationError("drop_db removes every row: call it with yes=True")
+        self._is_usable = False
         await schema.drop(self.engine)
 
     async def ping(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import io
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -26,6 +27,8 @@ from traderrr_data.dialects import Waits
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError, TransactionConflictError
 from traderrr_data.models import Base, Compatibility
 from traderrr_data.models.base import VERSION_TABLE
+
+logger = logging.getLogger(__name__)
 
 _ALEMBIC = threading.Lock()
 _holders: list[int] = []  # the thread that holds it
@@ -71,10 +74,7 @@ class Revision:
 
 def head() -> str:
     """Return this code's newest revision."""
-    newest = _scripts().get_current_head()
-    if newest is None:
-        raise SchemaMismatchError("no migrations are installed")
-    return newest
+    return _known_revisions()[0]
 
 
 def history() -> list[Revision]:
@@ -230,6 +230,20 @@ def describe(found: Status) -> str:
             return f"the tables {', '.join(found.taken)} are there, but not made by our migrations"
 
 
+def require_usable(found: Status) -> None:
+    """Return if this code may use the database; log a warning if that is newer.
+
+    Raises:
+        SchemaMismatchError: it has none of our tables, or is behind, ahead and incompatible, or foreign.
+    """
+    if found.state is State.FOREIGN:
+        raise foreign(found)
+    if found.state not in (State.CURRENT, State.AHEAD):
+        raise SchemaMismatchError(describe(found))
+    if found.state is State.AHEAD:
+        logger.warning("%s", describe(found))
+
+
 def foreign(found: Status) -> SchemaMismatchError:
     """Return the error for a database whose tables are not ours."""
     return SchemaMismatchError(f"{describe(found)}: nothing was changed (a legacy file is taken over by `adopt`)")
@@ -316,11 +330,21 @@ def _held_by_this_thread() -> Iterator[None]:
         _ALEMBIC.release()
 
 
+@functools.cache
+def _known_revisions() -> tuple[str, ...]:
+    """Return the revisions that this code has, newest first."""
+    known = tuple(script.revision for script in _scripts().walk_revisions())
+    if not known:
+        raise SchemaMismatchError("no migrations are installed")
+    return known
+
+
 def _read_status(connection: sa.Connection) -> Status:
-    scripts = _scripts()
     newest = head()
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     revision = context.get_current_revision()
+    if revision == newest:
+        return Status(State.CURRENT, revision, newest)
     present = set(sa.inspect(connection).get_table_names())
     if revision is None:
         taken = tuple(sorted(present & set(Base.metadata.tables)))
@@ -328,11 +352,8 @@ def _read_status(connection: sa.Connection) -> Status:
         # transactional DDL; the next run goes on.
         unfinished = VERSION_TABLE in present
         return Status(State.FOREIGN if taken and not unfinished else State.EMPTY, None, newest, taken)
-    if revision == newest:
-        return Status(State.CURRENT, revision, newest)
-    known: set[Any] = {script.revision for script in scripts.walk_revisions()}
-    if revision in known:
+    if revision in _known_revisions():
         return Status(State.BEHIND, revision, newest)
     has_row = Compatibility.__tablename__ in present
     oldest = connection.scalar(sa.select(Compatibility.oldest_code_revision)) if has_row else None
-    return Status(State.AHEAD if oldest in known else State.INCOMPATIBLE, revision, newest)
+    return Status(State.AHEAD if oldest in _known_revisions() else State.INCOMPATIBLE, revision, newest)

@@ -98,12 +98,12 @@ def test_the_tables_go_up_and_down(empty_url: str) -> None:
     assert answer("upgrade", url=empty_url) == {"from": None, "to": head, "head": head}
     assert "already" in run("upgrade", url=empty_url).stdout
     assert answer("current", url=empty_url)["state"] == "current"
-    assert answer("check", url=empty_url) == {"differences": []}
+    assert answer("check", url=empty_url) == {"state": "current", "revision": head, "head": head, "differences": []}
     assert answer("history", url=empty_url)[0]["revision"] == head
     assert "--yes" in one_sentence(run("downgrade", "base", url=empty_url, code=2))
     assert answer("downgrade", "base", "--yes", url=empty_url) == {"from": head, "to": None, "head": head}
     assert "run `traderrr-data upgrade`" in one_sentence(run("show", "AAPL", url=empty_url, code=1))
-    assert "run `traderrr-data upgrade`" in one_sentence(run("check", url=empty_url, code=1))
+    assert "run `traderrr-data upgrade`" in one_sentence(run("check", url=empty_url, code=4))
 
 
 def test_the_sql_of_an_upgrade_is_all_that_is_printed(empty_url: str) -> None:
@@ -258,8 +258,9 @@ def test_info_shows_the_database_without_its_password(database_url: str) -> None
 
 
 def test_a_database_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
-    for command in (["show", "AAPL"], ["coverage"], ["info"], ["check"], ["export", "-o", "x.csv"]):
+    for command in (["show", "AAPL"], ["coverage"], ["info"], ["export", "-o", "x.csv"]):
         assert "there is no database" in one_sentence(run(*command, code=1))
+    assert "run `traderrr-data upgrade`" in one_sentence(run("check", code=4))
     assert answer("current")["state"] == "empty"
     assert "without our tables already" in run("downgrade", "base", "--yes").stdout
     assert list(tmp_path.iterdir()) == []

@@ -204,6 +204,7 @@ async def test_a_row_may_have_the_id_0(db: DatabaseManager) -> None:
 
 async def test_foreign_keys_hold(db: DatabaseManager, empty_url: str) -> None:
     async with DatabaseManager(empty_url) as other:
+        await other.init_db()
         async with other.engine.begin() as connection:
             await connection.execute(sa.text("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
             await connection.execute(
@@ -291,6 +292,7 @@ async def test_a_statement_prepared_before_a_migration_is_a_conflict_that_a_retr
 ) -> None:
     settings = with_settings(empty_url, db_pool_size=1, db_max_overflow=0)
     async with DatabaseManager(settings) as db:
+        await db.init_db()
         backend.run_sql(empty_url, "CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1);")
 
         async def read(session: object) -> object:

@@ -36,6 +36,9 @@ WRONG_VALUES = {
     "DB_SQLITE_JOURNAL": "memoryless",
     "DB_REVISIONS_DAILY": "perhaps",
     "DB_REVISIONS_INTRADAY": "perhaps",
+    "DB_LOCK_TIMEOUT": "-1.5",
+    "DB_DDL_TIMEOUT": "0.000",
+    "DB_MIGRATION_LOCK": "perhaps",
     "SQL_ECHO": "perhaps",
 }
 
@@ -69,6 +72,9 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         DB_SSL_KEY=str(tmp_path / "key.pem"),
         DB_SQLITE_JOURNAL="DELETE",
         DB_REVISIONS_INTRADAY="false",
+        DB_LOCK_TIMEOUT="4.5",
+        DB_DDL_TIMEOUT="5.5",
+        DB_MIGRATION_LOCK="off",
         SQL_ECHO="true",
     )
     wanted = sa.URL.create("postgresql+asyncpg", "trader", SECRET, "db.example.com", 6543, "bars")
@@ -77,6 +83,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert (settings.db_pool_size, settings.db_max_overflow, settings.db_pool_recycle) == (3, 0, -1)
     timeouts = (settings.db_pool_timeout, settings.db_connect_timeout, settings.db_statement_timeout)
     assert timeouts == (1.5, 2.5, 3.5)
+    assert (settings.db_lock_timeout, settings.db_ddl_timeout, settings.db_migration_lock) == (4.5, 5.5, False)
     assert (settings.db_ssl, settings.db_ssl_ca) == ("verify-full", tmp_path / "ca.pem")
     assert (settings.db_ssl_cert, settings.db_ssl_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
     assert (settings.db_sqlite_journal, settings.sql_echo) == ("delete", True)

@@ -77,9 +77,7 @@ class Invocation:
         refuse_missing(settings.url)
 
         async def checked(db: DatabaseManager) -> T:
-            found = await schema.status(db.engine)
-            if found.state not in (schema.State.CURRENT, schema.State.AHEAD):
-                raise SchemaMismatchError(schema.describe(found))
+            schema.require_usable(await schema.status(db.engine))
             return await work(db)
 
         return self.run(checked, settings=settings)

@@ -12,6 +12,16 @@ from traderrr_data.cli import output
 from traderrr_data.cli.app import DONE, FAILED, Invocation, missing_file
 from traderrr_data.db import DatabaseManager
 
+CHECK_CODES = {
+    schema.State.CURRENT: DONE,
+    schema.State.EMPTY: 4,
+    schema.State.BEHIND: 4,
+    schema.State.AHEAD: 5,
+    schema.State.INCOMPATIBLE: 6,
+    schema.State.FOREIGN: 7,
+}
+"""What `check` ends with; 3 and 130 mean the same for every command."""
+
 Revision = Annotated[str, typer.Argument(help="A revision, head, or a step such as +1.")]
 LockTimeout = Annotated[
     float | None,
@@ -109,21 +119,31 @@ def history(context: typer.Context) -> None:
 
 
 def check(context: typer.Context) -> None:
-    """Compare the tables with what this version expects.
+    """Compare the database with what this version expects.
 
-    The exit code is 1 if they differ.
+    Exit codes: 0 as it should be; 1 the tables differ, or could not be looked at; 4 without our tables, or behind: run
+    `upgrade`; 5 ahead, but usable by this version, as in a rolling deploy: a warning; 6 ahead, and not usable; 7 the
+    tables are not ours.
     """
     invocation: Invocation = context.obj
 
-    async def work(db: DatabaseManager) -> list[str]:
-        return await schema.check(db.engine)
+    async def work(db: DatabaseManager) -> tuple[schema.Status, list[str]]:
+        found = await schema.status(db.engine)
+        return found, await schema.check(db.engine) if found.state is schema.State.CURRENT else []
 
-    differences = invocation.read(work)
-    sentences = differences or ["the database's tables are as they should be"]
-    invocation.show({"differences": differences}, *sentences)
+    if missing_file(invocation.settings.url):
+        found, differences = schema.Status(schema.State.EMPTY, None, schema.head()), list[str]()
+    else:
+        found, differences = invocation.run(work)
+    is_right = found.state is schema.State.CURRENT and not differences
+    document = {"state": found.state.name.lower(), "revision": found.revision, "head": found.head}
+    sentences = ["the database's tables are as they should be"] if is_right else differences
+    invocation.show({**document, "differences": differences}, *sentences)
     if differences:
         output.complain(f"the tables differ in {len(differences)} places from what this version expects")
-    raise typer.Exit(FAILED if differences else DONE)
+    elif not is_right:
+        output.complain(schema.describe(found))
+    raise typer.Exit(FAILED if differences else CHECK_CODES[found.state])
 
 
 def sql(
