@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sqlite3
 import time
+import weakref
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +48,29 @@ _DUPLICATES = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMA
 _cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that can be rolled back after an interrupt.
+
+    An interrupt lasts for as long as any statement has rows that nobody has fetched, and interrupts a ROLLBACK too
+    (https://www.sqlite.org/c3ref/interrupt.html).
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        cursor = super().cursor(*arguments, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def give_up(self) -> None:
+        """End all statements and the transaction."""
+        for cursor in list(self._cursors):
+            cursor.close()
+        self.rollback()
+
+
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``.
 
@@ -58,7 +82,11 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
         pool |= {"pool_size": 1, "max_overflow": 0}
     # isolation_level=None: the driver begins nothing by itself, `_begin` does. Otherwise SAVEPOINT, DDL and reads run
     # outside of the transaction (https://docs.python.org/3/library/sqlite3.html#transaction-control).
-    arguments = {"isolation_level": None, "timeout": options.statement_timeout or _BUSY_TIMEOUT}
+    arguments = {
+        "isolation_level": None,
+        "timeout": options.statement_timeout or _BUSY_TIMEOUT,
+        "factory": _Connection,
+    }
     return {**pool, "connect_args": arguments}
 
 
@@ -133,7 +161,7 @@ def _free_the_lock(
 
     async def roll_back() -> None:
         with contextlib.suppress(sqlite3.Error, ValueError):
-            await driver.rollback()
+            await driver._execute(driver._conn.give_up)
 
     with contextlib.suppress(RuntimeError, ValueError, AttributeError):
         driver._conn.interrupt()  # the public coroutine would come too late
