@@ -21,6 +21,7 @@ from traderrr_data.dialects.mysql.facts import ends_transaction
 _ROWS_A_PIECE = 20_000
 _BYTES_A_PIECE = 8 << 20
 _ATTEMPTS = 5
+_NO_SUCH_INDEX = 1176
 _NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
@@ -43,6 +44,8 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
         elif not driver.closed:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 await run(driver, [sql.DROP.encode()])
+        if error.args[:1] == (_NO_SUCH_INDEX,):
+            raise RowByRow from error  # a newer revision has renamed the index that the statements name
         raise
 
 
