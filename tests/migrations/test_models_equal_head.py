@@ -58,15 +58,19 @@ def test_the_models_make_what_the_migrations_make(backend: Backend, empty_url: s
     assert sum(line.startswith("column") for line in head) == sum(len(t.columns) for t in Base.metadata.tables.values())
 
 
-def test_alembics_own_check_finds_no_difference(database_url: str) -> None:
-    async def check() -> list[str]:
-        engine = create_engine(database_url)
+def check(url: str) -> list[str]:
+    async def differences() -> list[str]:
+        engine = create_engine(url)
         try:
             return await schema.check(engine)
         finally:
             await engine.dispose()
 
-    assert asyncio.run(check()) == []
+    return asyncio.run(differences())
+
+
+def test_a_check_finds_no_difference_at_head(database_url: str) -> None:
+    assert check(database_url) == []
 
 
 def another_type(table: str, column: str, kind: sa.types.TypeEngine[Any]) -> Change:
@@ -111,6 +115,24 @@ def not_nullable(metadata: sa.MetaData) -> None:
     metadata.tables["metadata"].c.sector.nullable = False
 
 
+def one_index_more(metadata: sa.MetaData) -> None:
+    sa.Index("idx_one_more", metadata.tables["metadata"].c.sector)
+
+
+def one_check_more(metadata: sa.MetaData) -> None:
+    check = sa.CheckConstraint("ticker <> 'XYZ'", name=sa.schema.conv("ck_metadata_no_xyz"))
+    metadata.tables["metadata"].append_constraint(check)
+
+
+def without_column(metadata: sa.MetaData) -> None:
+    table = metadata.tables["metadata"]
+    table._columns.remove(table.c.mic)
+
+
+def without_table(metadata: sa.MetaData) -> None:
+    metadata.remove(metadata.tables["system_events"])
+
+
 def another_order(metadata: sa.MetaData) -> None:
     old = metadata.tables["portfolio_positions"]
     metadata.remove(old)
@@ -150,7 +172,15 @@ DRIFT: dict[str, Change] = {
     "a unique key that is gone": without("metadata", "uq_metadata_ticker"),
     "an index that is gone": without_index,
     "an index of another order": ascending_index,
+    "an index that nobody expects": one_index_more,
+    "a CHECK that nobody expects": one_check_more,
+    "a column that is gone": without_column,
+    "a table that is gone": without_table,
 }
+STAMP = """
+CREATE TABLE traderrr_data_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
+INSERT INTO traderrr_data_version VALUES ('{}');
+"""
 
 
 @pytest.mark.parametrize("drift", DRIFT)
@@ -159,6 +189,19 @@ def test_a_difference_is_seen(backend: Backend, empty_url: str, head: list[str],
     DRIFT[drift](changed)
     in_a_loop(empty_url, changed)
     assert catalog(backend, empty_url) != head
+    backend.run_sql(empty_url, STAMP.format(schema.head()))
+    differences = check(empty_url)
+    assert differences
+    assert any("expected" in difference or "missing" in difference for difference in differences)
+    assert len({difference.partition(",")[0] for difference in differences}) == 1  # of one table
+
+
+def test_check_leaves_nothing_behind_and_runs_beside_readers_and_writers(
+    backend: Backend, empty_url: str, head: list[str]
+) -> None:
+    in_a_loop(empty_url, upgraded=True)
+    assert check(empty_url) == check(empty_url) == []
+    assert catalog(backend, empty_url) == head
 
 
 def test_every_constraint_has_a_name(backend: Backend, database_url: str) -> None:

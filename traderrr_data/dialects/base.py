@@ -192,6 +192,10 @@ class Counts:
     verdicts: list[Verdict] | None = None
 
 
+Catalog: TypeAlias = dict[tuple[str, str], str]
+"""What a database says of its tables: for a table and a part of it (a column, an index, a CHECK) its definition."""
+
+
 @dataclass(frozen=True)
 class Dialect:
     """The facts and hooks of one database.
@@ -207,6 +211,9 @@ class Dialect:
         migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
         guard_migration: around the statements of a migration, inside its transaction if it has one; raises if they
             broke what the database does not check itself.
+        catalogs: what the database's catalog says of these tables, and what it would say had the models made them; all
+            that it does for the second is rolled back.
+        catalog_options: execution options of an engine that is asked for `catalogs`.
         size: the bytes that the database takes.
         ends_transaction: a driver's error after which the database may have rolled the whole transaction back.
         match_keys: the condition that a row has one of these keys.
@@ -233,6 +240,8 @@ class Dialect:
     classify_error: Callable[[BaseException], type[TraderrrDataError] | None]
     migrating: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
     guard_migration: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
+    catalogs: Callable[[sa.Connection, Sequence[sa.Table]], tuple[Catalog, Catalog]]
+    catalog_options: Mapping[str, Any]
     size: Callable[[sa.Connection], int]
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]

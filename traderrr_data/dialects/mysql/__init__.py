@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.mysql import columns, facts, frames, migrations, rows
+from traderrr_data.dialects.mysql import catalog, columns, facts, frames, migrations, rows
 
 MYSQL = Dialect(
     name="MySQL/MariaDB",
@@ -15,6 +15,8 @@ MYSQL = Dialect(
     classify_error=facts.classify_error,
     migrating=migrations.migrating,
     guard_migration=migrations.guard_migration,
+    catalogs=catalog.catalogs,
+    catalog_options={},
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import columns, facts, frames, migrations, rows
+from traderrr_data.dialects.postgresql import catalog, columns, facts, frames, migrations, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -15,6 +15,8 @@ POSTGRESQL = Dialect(
     classify_error=facts.classify_error,
     migrating=migrations.migrating,
     guard_migration=migrations.guard_migration,
+    catalogs=catalog.catalogs,
+    catalog_options={},
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.sqlite import columns, facts, frames, migrations, rows
+from traderrr_data.dialects.sqlite import catalog, columns, facts, frames, migrations, rows
 
 SQLITE = Dialect(
     name="SQLite",
@@ -15,6 +15,8 @@ SQLITE = Dialect(
     classify_error=facts.classify_error,
     migrating=migrations.migrating,
     guard_migration=migrations.guard_migration,
+    catalogs=catalog.catalogs,
+    catalog_options={READ_ONLY: True},
     size=facts.size,
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
