@@ -15,7 +15,7 @@ from alembic.operations import MigrationScript
 from alembic.runtime.migration import MigrationContext
 
 from traderrr_data import dialects
-from traderrr_data.engine import create_engine
+from traderrr_data.engine import create_engine, waits_of
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import Base
 from traderrr_data.models.base import VERSION_TABLE
@@ -89,9 +89,12 @@ OPTIONS: dict[str, Any] = {
 
 def write_sql() -> None:
     """Write the statements instead of running them."""
-    url = config.attributes.get("url") or Settings().url
-    context.configure(url=url, literal_binds=True, dialect_opts={"paramstyle": "named"}, **OPTIONS)
+    given = config.attributes.get("url")
+    chosen = settings() if given is None else Settings(database_url=given.render_as_string(hide_password=False))
+    context.configure(url=chosen.url, literal_binds=True, dialect_opts={"paramstyle": "named"}, **OPTIONS)
     with context.begin_transaction():
+        if head := dialects.by_name(chosen.url.get_backend_name()).script_head(waits_of(chosen)):
+            context.static_output(f"{head}\n")
         context.run_migrations()
 
 

@@ -56,11 +56,7 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
             echo=settings.sql_echo,
             execution_options={
                 dialects.WITHOUT_REVISIONS: settings.tables_without_revisions,
-                dialects.MIGRATION_WAITS: dialects.Waits(
-                    lock=settings.db_migration_lock,
-                    lock_timeout=settings.db_lock_timeout,
-                    ddl_timeout=settings.db_ddl_timeout,
-                ),
+                dialects.MIGRATION_WAITS: waits_of(settings),
             },
             **arguments,
         )
@@ -74,6 +70,15 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
         ) from None
     _install(engine.sync_engine, dialect, options)
     return engine
+
+
+def waits_of(settings: Settings) -> dialects.Waits:
+    """Return how long migrations wait."""
+    return dialects.Waits(
+        lock=settings.db_migration_lock,
+        lock_timeout=settings.db_lock_timeout,
+        ddl_timeout=settings.db_ddl_timeout,
+    )
 
 
 def _options(settings: Settings) -> EngineOptions:

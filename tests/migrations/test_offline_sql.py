@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -42,3 +45,24 @@ def test_offline_sql_needs_no_database_and_shows_no_secret(backend: Backend) -> 
 def test_offline_sql_of_a_revision_that_does_not_exist_is_refused(backend: Backend) -> None:
     with pytest.raises(SchemaMismatchError, match="nonsense"):
         schema.sql(sa.make_url(f"{backend.scheme}://"), "nonsense")
+
+
+@pytest.mark.parametrize("revisions", ["head", *(f"{r.down_revision}:{r.revision}" for r in schema.history()[:-1])])
+def test_squawk_finds_no_fault_with_the_sql_for_postgresql(revisions: str) -> None:
+    """What it is told to ignore stands in the file, with the reason."""
+    script = schema.sql(sa.make_url("postgresql://"), revisions)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("squawk"), "--reporter=gcc", "--no-error-on-unmatched-pattern"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    assert "-- squawk-ignore-file" in script
+
+
+def test_the_sql_gives_up_behind_those_who_use_a_table(backend: Backend) -> None:
+    """As the commands do; SQLite's clients have a way of their own to say how long they wait."""
+    script = schema.sql(sa.make_url(f"{backend.scheme}://"))
+    assert ("lock_timeout = 5000" in script or "lock_wait_timeout = 5" in script) is (backend.server is not None)

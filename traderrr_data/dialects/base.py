@@ -209,6 +209,7 @@ class Dialect:
         install: puts the hooks on one engine.
         classify_error: the error of ours for a driver's error, by its code; None if it is none of ours.
         migrating: holds the migration lock and makes the connection fit for DDL, from before to after it.
+        script_head: what stands at the beginning of a migration that is only written, inside its transaction.
         guard_migration: around the statements of a migration, inside its transaction if it has one; raises if they
             broke what the database does not check itself.
         catalogs: what the database's catalog says of these tables, and what it would say had the models made them; all
@@ -239,6 +240,7 @@ class Dialect:
     install: Callable[[sa.Engine, EngineOptions], None]
     classify_error: Callable[[BaseException], type[TraderrrDataError] | None]
     migrating: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
+    script_head: Callable[[Waits], str]
     guard_migration: Callable[[sa.Connection, Waits], contextlib.AbstractContextManager[None]]
     catalogs: Callable[[sa.Connection, Sequence[sa.Table]], tuple[Catalog, Catalog]]
     catalog_options: Mapping[str, Any]

@@ -14,6 +14,7 @@ MYSQL = Dialect(
     install=facts.install,
     classify_error=facts.classify_error,
     migrating=migrations.migrating,
+    script_head=migrations.script_head,
     guard_migration=migrations.guard_migration,
     catalogs=catalog.catalogs,
     catalog_options={},

@@ -55,11 +55,20 @@ def migrating(connection: sa.Connection, waits: Waits) -> Iterator[None]:
 
 
 def _limits(connection: sa.Connection, waits: Waits) -> dict[str, float]:
-    seconds = max(1, round(waits.ddl_timeout))
+    seconds = _seconds(waits)
     limits: dict[str, float] = {"lock_wait_timeout": seconds, "innodb_lock_wait_timeout": seconds}
     if getattr(connection.dialect, "is_mariadb", False):
         limits["max_statement_time"] = 0  # meant for queries, not for building an index; MySQL's is one of SELECTs
     return limits
+
+
+def script_head(waits: Waits) -> str:
+    """Return the time-out of what waits for those who use a table."""
+    return f"SET SESSION lock_wait_timeout = {_seconds(waits)};"
+
+
+def _seconds(waits: Waits) -> int:
+    return max(1, round(waits.ddl_timeout))
 
 
 def _set(connection: sa.Connection, limits: Mapping[Any, Any]) -> None:
