@@ -37,12 +37,16 @@ class Backend(ABC):
         forbid_loading: a statement by which a server's administrator takes the fastest way of many rows away.
         allow_loading: one that gives it back.
         long_statement: one that takes a minute, with the word SLOWLY.
+        make_login: statements that make an account of a role, of the parts `name`, `password` and `role`.
+        drop_login: statements that remove it, and the role.
     """
 
     leave_utc: ClassVar[str] = ""
     forbid_loading: ClassVar[str] = "SELECT 1;"
     allow_loading: ClassVar[str] = "SELECT 1;"
     long_statement: ClassVar[str]
+    make_login: ClassVar[str] = ""
+    drop_login: ClassVar[str] = ""
 
     def __init__(self, name: str, scheme: str, server: Server | None = None) -> None:
         self.name = name
@@ -218,6 +222,8 @@ class PostgresqlBackend(ServerBackend):
 
     leave_utc = "SET TIME ZONE 'America/New_York';"
     long_statement = "SELECT pg_sleep(60) AS SLOWLY"
+    make_login = "CREATE ROLE {name} LOGIN PASSWORD '{password}' IN ROLE {role}; ALTER ROLE {name} SET role = '{role}';"
+    drop_login = "DROP ROLE IF EXISTS {name}; DROP OWNED BY {role}; DROP ROLE {role};"
 
     def __init__(self, server: Server) -> None:
         super().__init__("postgresql", POSTGRESQL_SCHEME, server)
@@ -244,6 +250,10 @@ class MysqlBackend(ServerBackend):
 
     leave_utc = "SET time_zone = '-05:00';"
     long_statement = "SELECT SLEEP(60) AS SLOWLY"
+    make_login = (
+        "CREATE USER {name} IDENTIFIED BY '{password}'; GRANT {role} TO {name}; SET DEFAULT ROLE {role} FOR {name};"
+    )
+    drop_login = "DROP USER IF EXISTS {name}; DROP ROLE {role};"
     forbid_loading = "SET GLOBAL local_infile = 0;"
     allow_loading = "SET GLOBAL local_infile = 1;"
 

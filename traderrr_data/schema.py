@@ -224,6 +224,37 @@ def sql(url: sa.URL, revision: str = "head") -> str:
     return buffer.getvalue()
 
 
+def roles(url: sa.URL) -> str:
+    """Return SQL that makes an owner, an application's and a reader's role; an administrator runs it once.
+
+    Args:
+        url: only its scheme matters.
+
+    Raises:
+        ConfigurationError: the database knows no users.
+    """
+    return _script(url, "roles.sql")
+
+
+def grants(url: sa.URL) -> str:
+    """Return SQL that says what the roles may do with the tables; run it after every upgrade.
+
+    Args:
+        url: only its scheme matters.
+
+    Raises:
+        ConfigurationError: the database knows no users.
+    """
+    return _script(url, "grants.sql")
+
+
+def _script(url: sa.URL, name: str) -> str:
+    dialect = dialects.by_name(url.get_backend_name())
+    if dialect.scripts is None:
+        raise ConfigurationError(f"{dialect.name} knows no users: the permissions of the file say who may use it")
+    return (dialect.scripts / name).read_text(encoding="utf-8")
+
+
 def describe(found: Status) -> str:
     """Return a status as a sentence that names the command that helps."""
     match found.state:

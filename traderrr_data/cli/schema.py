@@ -149,11 +149,21 @@ def check(context: typer.Context) -> None:
 def sql(
     context: typer.Context,
     revision: Annotated[str, typer.Argument(help="A revision, head, or FROM:TO.")] = "head",
+    *,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Instead: roles for an owner, an application and a reader.")
+    ] = False,
+    grants: Annotated[
+        bool, typer.Option("--grants", help="Instead: what the roles may do, to be run after every upgrade.")
+    ] = False,
 ) -> None:
     """Print the SQL of an upgrade; nothing is connected.
 
     It is for a person or another tool to run. Of the database only the kind matters.
     """
     invocation: Invocation = context.obj
-    text = schema.sql(invocation.settings.url, revision)
+    if roles and grants:
+        raise typer.BadParameter("--roles and --grants are run at different times: ask for one")
+    url = invocation.settings.url
+    text = schema.roles(url) if roles else schema.grants(url) if grants else schema.sql(url, revision)
     invocation.show({"sql": text}, text.rstrip("\n"))

@@ -8,6 +8,7 @@ import datetime as dt
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -212,6 +213,7 @@ class Dialect:
         script_head: what stands at the beginning of a migration that is only written, inside its transaction.
         guard_migration: around the statements of a migration, inside its transaction if it has one; raises if they
             broke what the database does not check itself.
+        scripts: the folder of roles.sql and grants.sql, for an administrator; None if the database knows no users.
         catalogs: what the database's catalog says of these tables, and what it would say had the models made them; all
             that it does for the second is rolled back.
         catalog_options: execution options of an engine that is asked for `catalogs`.
@@ -252,6 +254,7 @@ class Dialect:
     fetch_page: FetchPage
     insert_absent: Callable[[AsyncConnection, sa.Table, tuple[str, ...], Sequence[dict[str, Any]]], Awaitable[set[Key]]]
     clock: Callable[[AsyncConnection], Awaitable[dt.datetime]]
+    scripts: Path | None = None
     merge_columns: Callable[[AsyncConnection, Merge], Awaitable[Counts]] | None = None
     merge_driver: str | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
 from traderrr_data.dialects.mysql import catalog, columns, facts, frames, migrations, rows
 
@@ -26,6 +28,7 @@ MYSQL = Dialect(
     fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
     clock=facts.clock,
+    scripts=Path(__file__).parent,
     merge_columns=columns.merge_columns,
     merge_driver="aiomysql",
 )

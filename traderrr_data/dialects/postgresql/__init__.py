@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from traderrr_data.dialects.base import Dialect
 from traderrr_data.dialects.postgresql import catalog, columns, facts, frames, migrations, rows
 
@@ -26,6 +28,7 @@ POSTGRESQL = Dialect(
     fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
     clock=rows.clock,
+    scripts=Path(__file__).parent,
     merge_columns=columns.merge_columns,
     merge_driver="asyncpg",
 )
