@@ -113,12 +113,13 @@ async def test_each_role_may_do_what_it_is_for_and_nothing_else(accounts: Accoun
     await asyncio.to_thread(accounts.script, schema.grants(owner))
     async with DatabaseManager(app) as db:
         await db.init_db()
+        await db.run(system.purge)
         await db.run(write_everything)
         await db.run(read_everything)
+        assert await schema.check(db.engine) == []
         await refused(db, NOT_FOR_THE_APPLICATION)
         async with db.session_context() as session:
             assert await market_data.delete_intraday(session, "AAPL", timeframe="1m") == len(MINUTES)
-            await system.purge(session)
     async with DatabaseManager(reader) as db:
         async with db.session_context(read_only=True) as session:
             await read_everything(session)
