@@ -37,6 +37,7 @@ class Backend(ABC):
         forbid_loading: a statement by which a server's administrator takes the fastest way of many rows away.
         allow_loading: one that gives it back.
         long_statement: one that takes a minute, with the word SLOWLY.
+        session_limits: a query for what a migration sets for its session, and has to set back.
         make_login: statements that make an account of a role, of the parts `name`, `password` and `role`.
         drop_login: statements that remove it, and the role.
     """
@@ -45,6 +46,7 @@ class Backend(ABC):
     forbid_loading: ClassVar[str] = "SELECT 1;"
     allow_loading: ClassVar[str] = "SELECT 1;"
     long_statement: ClassVar[str]
+    session_limits: ClassVar[str]
     make_login: ClassVar[str] = ""
     drop_login: ClassVar[str] = ""
 
@@ -92,6 +94,7 @@ class SqliteBackend(Backend):
         "WITH RECURSIVE slowly(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM slowly WHERE n < 1000000000)"
         " SELECT count(*) AS SLOWLY FROM slowly"
     )
+    session_limits = "SELECT timeout, foreign_keys FROM pragma_busy_timeout, pragma_foreign_keys"
 
     def __init__(self, directory: Path) -> None:
         super().__init__("sqlite", SQLITE_SCHEME)
@@ -222,6 +225,10 @@ class PostgresqlBackend(ServerBackend):
 
     leave_utc = "SET TIME ZONE 'America/New_York';"
     long_statement = "SELECT pg_sleep(60) AS SLOWLY"
+    session_limits = (
+        "SELECT name, setting FROM pg_settings WHERE name ~ 'timeout|application_name|check_interval'"
+        " UNION ALL SELECT 'locks', count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    )
     make_login = "CREATE ROLE {name} LOGIN PASSWORD '{password}' IN ROLE {role}; ALTER ROLE {name} SET role = '{role}';"
     drop_login = "DROP ROLE IF EXISTS {name}; DROP OWNED BY {role}; DROP ROLE {role};"
 
@@ -250,6 +257,10 @@ class MysqlBackend(ServerBackend):
 
     leave_utc = "SET time_zone = '-05:00';"
     long_statement = "SELECT SLEEP(60) AS SLOWLY"
+    session_limits = (
+        "SELECT variable_name, variable_value FROM information_schema.session_variables"
+        " WHERE variable_name LIKE '%timeout%' OR variable_name LIKE 'max_statement_time'"
+    )
     make_login = (
         "CREATE USER {name} IDENTIFIED BY '{password}'; GRANT {role} TO {name}; SET DEFAULT ROLE {role} FOR {name};"
     )

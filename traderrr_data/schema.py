@@ -114,7 +114,8 @@ async def upgrade(
 ) -> None:
     """Bring the database to a revision; commits. Run again, it does nothing.
 
-    What is None is as the engine's settings say.
+    A database that is ahead and compatible is left as it is, with a warning in the log. What is None is as the
+    engine's settings say.
 
     Args:
         engine: of the database.
@@ -124,13 +125,17 @@ async def upgrade(
         lock: keep other migrations out (DB_MIGRATION_LOCK); SQLite always does.
 
     Raises:
-        SchemaMismatchError: our names are taken by tables that are not ours, or there is no such revision.
+        SchemaMismatchError: our names are taken by tables that are not ours, there is no such revision, or the database
+            is ahead and incompatible.
         TransactionConflictError: another migration holds the lock, or somebody does not let go of a table; the message
             says who, as far as the database knows.
     """
     found = await status(engine)
     if found.state is State.FOREIGN:
         raise foreign(found)
+    if revision == "head" and found.state in (State.AHEAD, State.INCOMPATIBLE):
+        require_usable(found)  # a newer release has been here: there is nothing to do, or nothing that may be done
+        return
     waits = _waits(engine, lock_timeout, ddl_timeout, lock)
     await _run(engine, lambda config: command.upgrade(config, revision), waits)
 
@@ -385,7 +390,10 @@ def _known_revisions() -> tuple[str, ...]:
 def _read_status(connection: sa.Connection) -> Status:
     newest = head()
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    revision = context.get_current_revision()
+    try:
+        revision = context.get_current_revision()
+    except CommandError as error:
+        raise SchemaMismatchError(f"the table {VERSION_TABLE} has more than one row: {error}") from error
     if revision == newest:
         return Status(State.CURRENT, revision, newest)
     present = set(sa.inspect(connection).get_table_names())

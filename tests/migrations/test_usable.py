@@ -61,6 +61,29 @@ async def test_check_says_by_its_exit_code_how_the_database_stands(
     assert (answer["state"], answer["head"], answer["differences"]) == (state, schema.head(), [])
 
 
+async def test_an_older_release_that_is_deployed_again_leaves_a_newer_schema_as_it_is(
+    backend: Backend, empty: DatabaseManager, empty_url: str
+) -> None:
+    await bring_to(backend, empty, empty_url, "ahead")
+    done = await asyncio.to_thread(HERE.run, "-m", "traderrr_data", "upgrade", DATABASE_URL=empty_url)
+    assert done.returncode == 0, done.stderr
+    assert "this version may still use it" in done.stderr
+    backend.run_sql(empty_url, TOO_NEW)
+    done = await asyncio.to_thread(HERE.run, "-m", "traderrr_data", "upgrade", DATABASE_URL=empty_url)
+    assert done.returncode == 1
+    assert "install a newer traderrr-data" in done.stderr
+    assert backend.run_sql(empty_url, "SELECT version_num FROM traderrr_data_version") == [("999",)]
+
+
+async def test_a_version_table_with_two_revisions_is_refused_in_a_sentence(
+    backend: Backend, empty: DatabaseManager, empty_url: str
+) -> None:
+    await schema.upgrade(empty.engine)
+    backend.run_sql(empty_url, "INSERT INTO traderrr_data_version VALUES ('001');")
+    with pytest.raises(SchemaMismatchError, match="more than one row"):
+        await schema.status(empty.engine)
+
+
 @pytest.mark.parametrize("state", ["empty", "behind", "incompatible", "foreign"])
 async def test_the_first_session_refuses_what_is_not_usable_and_nothing_is_written(
     backend: Backend, empty: DatabaseManager, empty_url: str, state: str

@@ -60,6 +60,26 @@ async def test_a_migration_waits_its_turn_and_says_who_is_in_the_way_when_it_giv
         assert (await schema.status(db.engine)).state is schema.State.EMPTY
 
 
+async def test_a_connection_is_as_it_was_after_a_migration_and_after_one_that_gave_up(
+    backend: Backend, db: DatabaseManager, database_url: str
+) -> None:
+    settings = Settings(database_url=database_url, db_pool_size=1, db_max_overflow=0, db_statement_timeout=7)
+
+    async def limits(other: DatabaseManager) -> list[tuple[Any, ...]]:
+        async with other.engine.connect() as connection:
+            return [tuple(row) for row in await connection.execute(sa.text(backend.session_limits))]
+
+    async with DatabaseManager(settings) as other:
+        before = await limits(other)
+        async with migrating(db):
+            with pytest.raises(TransactionConflictError):
+                await schema.upgrade(other.engine, lock_timeout=0.3)
+        assert await limits(other) == before
+        await schema.downgrade(other.engine, "001")
+        await schema.upgrade(other.engine)
+        assert await limits(other) == before
+
+
 @pytest.mark.parametrize(
     ("command", "variables"),
     [

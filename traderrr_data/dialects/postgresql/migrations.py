@@ -65,6 +65,20 @@ def migrating(connection: sa.Connection, waits: Waits) -> Iterator[None]:
 def _locked(connection: sa.Connection, waits: Waits) -> Iterator[None]:
     settings = _settings(waits) | {"application_name": _who_this_is()}
     _apply(connection, settings, local=False)
+    connection.commit()
+    try:
+        _take_lock(connection, waits)
+        yield
+    finally:
+        if not connection.invalidated:  # a lost connection has taken the lock and the settings with it
+            connection.rollback()
+            for name in settings:
+                connection.exec_driver_sql(f"RESET {name}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK_KEY})")  # false if it is not held
+            connection.commit()
+
+
+def _take_lock(connection: sa.Connection, waits: Waits) -> None:
     deadline = time.monotonic() + waits.lock_timeout
     while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").scalar_one():
         if time.monotonic() >= deadline:
@@ -76,15 +90,6 @@ def _locked(connection: sa.Connection, waits: Waits) -> Iterator[None]:
         connection.commit()
         connection.exec_driver_sql(f"SELECT pg_sleep({_POLL})")
     connection.commit()  # an open transaction would swallow Alembic's
-    try:
-        yield
-    finally:
-        if not connection.invalidated:  # a lost connection has taken the lock and the settings with it
-            connection.rollback()
-            for name in settings:
-                connection.exec_driver_sql(f"RESET {name}")
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK_KEY})")
-            connection.commit()
 
 
 @contextlib.contextmanager
