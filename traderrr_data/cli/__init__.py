@@ -1,6 +1,6 @@
 """The command ``traderrr-data``."""
 
-from traderrr_data.cli import data, files, schema
+from traderrr_data.cli import adopt, data, files, schema
 from traderrr_data.cli.app import add, main
 
 __all__ = ["main"]
@@ -12,6 +12,7 @@ add(data.coverage, "coverage --ticker AAPL --ticker MSFT")
 add(data.diff, "diff --since 2026-11-20")
 add(files.export, "export --output bars.parquet --ticker AAPL --start 2024-01-01")
 add(data.info, "--json info")
+add(adopt.adopt, "adopt market_data.db --dry-run")
 add(schema.upgrade, "upgrade")
 add(schema.downgrade, "downgrade base --yes")
 add(schema.current, "current")

@@ -1,0 +1,205 @@
+"""The file itself: opening it without a trace, opening it to write, and the copy that is made before."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from traderrr_data import dialects
+from traderrr_data.adopt.values import decoded
+from traderrr_data.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    TraderrrDataError,
+)
+
+_HEADER = 100
+_MAGIC = b"SQLite format 3\x00"
+_WAL = 2
+_PAGES_AT_ONCE = 2_000
+_CACHE = 64 * 1024  # KiB; also what a sort holds before it goes to a temporary file
+
+
+def checked(given: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a file that is a SQLite database, as far as its header tells.
+
+    Raises:
+        ConfigurationError: it is absent, no file, empty, not SQLite's, encrypted, or cut off.
+    """
+    path = Path(os.path.abspath(given))  # noqa: PTH100 - resolve() would follow a link, and the copy belongs beside it
+    if not path.exists():
+        raise ConfigurationError(f"there is no file {path}")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ConfigurationError(f"{path} is not a file")
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER)
+    except PermissionError:
+        raise ConfigurationError(f"{path} cannot be read: permission denied") from None
+    if not header:
+        raise ConfigurationError(
+            f"{path} is empty: there is nothing to adopt, and `traderrr-data upgrade` makes new tables"
+        )
+    if len(header) < _HEADER or not header.startswith(_MAGIC):
+        raise ConfigurationError(f"{path} is not a SQLite database, or it is encrypted")
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65_536 if page_size == 1 else page_size
+    pages = int.from_bytes(header[28:32], "big")
+    in_header = header[24:28] == header[92:96]  # otherwise an old program wrote it, and the size is not in it
+    if in_header and path.stat().st_size < pages * page_size and not _beside(path, "-journal").exists():
+        raise ConfigurationError(f"{path} is cut off: {path.stat().st_size} of {pages * page_size} bytes are there")
+    return path
+
+
+def _beside(path: Path, ending: str) -> Path:
+    real = path.resolve()  # as SQLite names its files
+    return real.with_name(real.name + ending)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file so that not one byte of it, nor of the files beside it, is changed.
+
+    Raises:
+        DatabaseUnavailableError: a program that was killed left a change in it that has to be undone first.
+    """
+    with path.open("rb") as file:
+        in_wal = file.read(_HEADER)[18] == _WAL
+    log, shared = _beside(path, "-wal"), _beside(path, "-shm")
+    if not in_wal:
+        uri = f"{path.as_uri()}?mode=ro"
+    elif shared.exists() and log.exists():
+        uri = f"{path.as_uri()}?mode=ro&readonly_shm=1"
+    elif log.exists() and log.stat().st_size:
+        with tempfile.TemporaryDirectory() as folder:  # its index is not there, and reading would make one beside it
+            copy = Path(folder, "copy.db")
+            shutil.copyfile(path, copy)
+            shutil.copyfile(log, f"{copy}-wal")
+            with _connected(f"{copy.as_uri()}?mode=rw") as connection:
+                yield connection
+        return
+    else:
+        uri = f"{path.as_uri()}?mode=ro&immutable=1"
+    with _connected(uri) as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def _connected(uri: str, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(
+        sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    ) as connection:
+        connection.text_factory = decoded
+        connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+        yield connection
+
+
+@contextlib.contextmanager
+def writing(path: Path, timeout: float) -> Iterator[sqlite3.Connection]:
+    """Open a file to write, with foreign keys off and names that nothing follows; what was left half done is undone.
+
+    Raises:
+        ConfigurationError: it, or its folder, cannot be written.
+    """
+    if not os.access(path, os.W_OK) or not os.access(path.resolve().parent, os.W_OK):
+        raise ConfigurationError(f"{path} is read-only, or its folder is: nothing was changed")
+    with _connected(f"{path.as_uri()}?mode=rw", timeout) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("PRAGMA legacy_alter_table = ON")
+        connection.execute("PRAGMA secure_delete = OFF")  # or the old tables' pages are written once more, as zeros
+        connection.execute("PRAGMA trusted_schema = ON")
+        yield connection
+
+
+def recover(path: Path) -> None:
+    """Let SQLite undo what a killed program left half done, as any program that opens the file would."""
+    with writing(path, 5.0) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+def is_half_done(error: sqlite3.Error) -> bool:
+    """Tell the error of a file that has to be recovered before it can be read."""
+    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
+
+
+def back_up(path: Path, now: dt.datetime, check: Callable[[], None]) -> Path:
+    """Copy a file beside it while the caller keeps writers away, and return the copy, which is complete and sound.
+
+    The copy has the file's permissions, or fewer, and takes no other file's place.
+
+    Raises:
+        ConfigurationError: the file is damaged.
+        DatabaseUnavailableError: there is no room.
+    """
+    for left in path.parent.glob(f"{_escaped(path.name)}.backup-*.part*"):
+        left.unlink()  # of a run that was killed: nobody else is at it now
+    target = _free(path, now)
+    part = target.with_name(f"{target.name}.part")
+    original = path.stat()
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5.0)) as source,
+            contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True, isolation_level=None)) as copy,
+        ):
+            source.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: check(), sleep=0.01)
+            (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise ConfigurationError(f"{path} is damaged, and nothing was changed: {verdict}")
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        _permit(part, original)
+        os.link(part, target)  # unlike a rename, this never takes the place of a file
+    finally:
+        for left in (part, part.with_name(f"{part.name}-journal")):
+            left.unlink(missing_ok=True)
+    return target
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _free(path: Path, now: dt.datetime) -> Path:
+    wanted = f"{path.name}.backup-{now:%Y%m%dT%H%M%SZ}"
+    names = (f"{wanted}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1_000))))
+    return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+
+
+def _permit(part: Path, original: os.stat_result) -> None:
+    mode = stat.S_IMODE(original.st_mode) & 0o777
+    try:
+        os.chown(part, original.st_uid, original.st_gid)
+    except PermissionError:
+        if (part.stat().st_uid, part.stat().st_gid) != (original.st_uid, original.st_gid):
+            mode &= 0o700  # another owner's or group's permissions would mean other people
+    part.chmod(mode)
+
+
+def translated(error: sqlite3.Error, path: Path) -> TraderrrDataError:
+    """Return our error for one of SQLite's, as a sentence that names the file."""
+    kind = dialects.by_name("sqlite").classify_error(error) or ConfigurationError
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    sentence = {
+        sqlite3.SQLITE_BUSY: "another process is using the file; nothing was changed",
+        sqlite3.SQLITE_LOCKED: "another process is using the file; nothing was changed",
+        sqlite3.SQLITE_FULL: "there is no room left on the disk; nothing was changed",
+        sqlite3.SQLITE_IOERR: "reading or writing failed, perhaps for want of room; nothing was changed",
+        sqlite3.SQLITE_NOTADB: "this is not a SQLite database, or it is encrypted",
+        sqlite3.SQLITE_CORRUPT: "the file is damaged; nothing was changed",
+        sqlite3.SQLITE_READONLY: "the file, or its folder, is read-only; nothing was changed",
+        sqlite3.SQLITE_CANTOPEN: "the file, or one that SQLite needs beside it, cannot be opened",
+    }.get(code)
+    if is_half_done(error):
+        kind = DatabaseUnavailableError
+        sentence = (
+            "a program that was killed left a change half done: open the file with it once, or run without --dry-run"
+        )
+    return kind(f"{path}: {sentence} ({error})" if sentence else f"{path}: {error}")
