@@ -27,15 +27,16 @@ config = context.config
 X_ARGUMENTS = {"lock_timeout", "ddl_timeout", "migration_lock"}
 """What ``alembic -x NAME=VALUE`` may say; each is the setting of that name (``DB_LOCK_TIMEOUT`` and so on)."""
 
-LEGACY_INDEX = "idx_daily_data_ticker_date"
-"""The legacy application makes it at every start; our primary key serves the same queries."""
-
 
 def is_ours(name: str | None, kind: str, parents: Any) -> bool:
-    """Keep autogenerate and ``check`` away from what others keep in the same database."""
+    """Keep autogenerate and ``check`` away from what others keep in the same database, and on our tables.
+
+    The legacy application makes an index at every start, and the owners of its files have others.
+    """
     if kind == "table":
         return name in Base.metadata.tables
-    return not (kind == "index" and name == LEGACY_INDEX and parents.get("table_name") == "daily_data")
+    table = Base.metadata.tables.get(parents.get("table_name") or "")
+    return kind != "index" or table is None or name in {index.name for index in table.indexes}
 
 
 def default_differs(

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,8 +71,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         DatabaseUnavailableError: a program that was killed left a change in it that has to be undone first.
     """
-    with path.open("rb") as file:
-        in_wal = file.read(_HEADER)[18] == _WAL
+    in_wal = journal_mode_of(path) == "wal"
     log, shared = _beside(path, "-wal"), _beside(path, "-shm")
     if not in_wal:
         uri = f"{path.as_uri()}?mode=ro"
@@ -122,6 +122,28 @@ def recover(path: Path) -> None:
     """Let SQLite undo what a killed program left half done, as any program that opens the file would."""
     with writing(path, 5.0) as connection:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+def journal_mode_of(path: Path) -> str:
+    """Return 'wal' for a file with a write-ahead log, else 'delete'."""
+    with path.open("rb") as file:
+        return "wal" if file.read(_HEADER)[18] == _WAL else "delete"
+
+
+def start_log(connection: sqlite3.Connection, timeout: float) -> None:
+    """Give a file a write-ahead log; this does not wait for others by itself, so it is tried until the time is up."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            with contextlib.suppress(sqlite3.OperationalError):  # this waits
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("ROLLBACK")
+        else:
+            return
 
 
 def is_half_done(error: sqlite3.Error) -> bool:

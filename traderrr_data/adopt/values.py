@@ -26,6 +26,10 @@ _WHOLE_NUMBERS_OF_A_DOUBLE = 2**53
 _DIGITS_THAT_CAN_BE_READ = 10.0**40  # of 60 in `EXACT`, with all decimals
 
 
+_SMALLEST_FLOATS = {2: 2.0**-14, 4: 2.0**-67, 8: 2.0**-1022}
+"""Below them, the bytes of a float are taken for those of a whole number."""
+
+
 class Undecodable(bytes):
     """Text that is not UTF-8, as the bytes that are stored."""
 
@@ -79,7 +83,7 @@ def _number_of_blob(blob: bytes, *, whole: bool) -> float | int:
         raise ValueError("is not a number")
     as_float, as_int = (struct.unpack(layout, blob)[0] for layout in layouts[len(blob)])
     # Taken for a float, a whole number of ordinary size is next to nothing, or no number at all.
-    if (math.isnan(as_float) and as_int < 0) or 0 < abs(as_float) < (1e-300 if len(blob) == 8 else 1e-20):
+    if (math.isnan(as_float) and as_int < 0) or 0 < abs(as_float) < _SMALLEST_FLOATS[len(blob)]:
         return as_int  # type: ignore[no-any-return]
     if whole and math.isfinite(as_float) and as_float != int(as_float):
         return as_int  # type: ignore[no-any-return]

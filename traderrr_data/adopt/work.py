@@ -14,7 +14,17 @@ from typing import TypeAlias
 from traderrr_data import schema
 from traderrr_data.adopt import changeover, refuse
 from traderrr_data.adopt.examine import Choices, Examined, examine
-from traderrr_data.adopt.file import back_up, checked, is_half_done, reading, recover, translated, writing
+from traderrr_data.adopt.file import (
+    back_up,
+    checked,
+    is_half_done,
+    journal_mode_of,
+    reading,
+    recover,
+    start_log,
+    translated,
+    writing,
+)
 from traderrr_data.adopt.forms import quoted
 from traderrr_data.adopt.head import Head
 from traderrr_data.adopt.rebuild import CREATE_REJECTS, create_absent, put_aside, rebuild
@@ -29,6 +39,8 @@ Step: TypeAlias = Callable[[str, float], None]
 """Takes what is being done, and which part of the work is behind it."""
 
 LOCK_TIMEOUT = 30.0
+LEGACY_INDEX = "idx_daily_data_ticker_date"
+"""The old code makes it at every start; the primary key serves the same queries."""
 _ATTEMPTS = 5
 _TICK = 100_000  # of SQLite's own steps, between looks at whether the work has been cancelled
 
@@ -63,6 +75,7 @@ class Work:
     lock_timeout: float = LOCK_TIMEOUT
     step: Step = lambda _name, _done: None
     _stopped: bool = field(default=False, init=False)
+    _done: bool = field(default=False, init=False)
 
     def stop(self) -> None:
         """Let the work end at once, with nothing changed; for another thread."""
@@ -85,7 +98,7 @@ class Work:
         report = AdoptionReport(path=path, dry_run=self.dry_run)
         try:
             self._look(path, report, now)
-            if not (self.dry_run or report.refusals or self._is_done(report)):
+            if not (self.dry_run or report.refusals):
                 self._change(path, report, now)
         except sqlite3.Error as error:
             if self._stopped:
@@ -111,6 +124,7 @@ class Work:
             self._watch(connection)
             connection.execute("BEGIN")
             sources = self._survey(connection, report)
+            self._done = self._is_done(connection, report)
             if not self.dry_run or report.refusals:
                 return
             choices = self._choices(now)
@@ -130,7 +144,7 @@ class Work:
         sources, refusals = sources_of(connection)
         refusals += refuse.taken_names(things, self.head)
         report.refusals = refusals
-        (report.journal_mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        report.journal_mode = journal_mode_of(report.path)
         to_rebuild = {source.table.name for source in self._to_rebuild(sources)}
         report.tables = []
         for name in TABLES:
@@ -155,11 +169,11 @@ class Work:
             if not source.is_ours or (self.finish and not self.head.is_strict(name, source.sql))
         ]
 
-    def _is_done(self, report: AdoptionReport) -> bool:
-        finished = not self.finish or report.journal_mode == "wal"
-        return (
-            report.revision is not None and finished and all(t.shape == "ours" and not t.rebuilt for t in report.tables)
-        )
+    def _is_done(self, connection: sqlite3.Connection, report: AdoptionReport) -> bool:
+        """Tell whether the tables are as they have to be."""
+        as_wanted = all(table.shape == "ours" and not table.rebuilt for table in report.tables)
+        changeover_is_over = not (self.finish and changeover.is_on(connection))
+        return report.revision is not None and as_wanted and changeover_is_over
 
     def _choices(self, now: dt.datetime) -> Choices:
         stored = now.replace(tzinfo=None).isoformat(sep=" ")
@@ -170,20 +184,26 @@ class Work:
         connection.set_progress_handler(lambda: self._stopped, _TICK)
 
     def _change(self, path: Path, report: AdoptionReport, now: dt.datetime) -> None:
+        """Do what is to be done, if anything is."""
+        starts_log = self.finish and report.journal_mode != "wal"
+        if self._done and not starts_log:
+            return
         with writing(path, self.lock_timeout) as connection:
             self._watch(connection)
-            self._lock_and_copy(connection, path, report, now)
-            if not report.refusals:
+            if not self._done:
+                self._lock_and_copy(connection, path, report, now)
+                if report.refusals or self._done:
+                    return
                 self._adopt(connection, report, now)
                 self.step("committing", 0.98)
                 self.check()
                 connection.set_progress_handler(None, 0)
                 connection.execute("COMMIT")
-                report.changed = True
-            if self.finish:
-                (report.journal_mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                report.finished = True
-        report.adopted_at = now
+            report.changed = True
+            if starts_log:
+                start_log(connection, self.lock_timeout)
+                report.journal_mode = "wal"
+        report.adopted_at, report.finished = now, self.finish
         self.step("done", 1.0)
 
     def _lock_and_copy(
@@ -194,7 +214,8 @@ class Work:
             self.step("waiting for the file", 0.02)
             connection.execute("BEGIN IMMEDIATE")  # others may read, and none may write
             self._survey(connection, report)
-            if report.refusals:
+            self._done = self._is_done(connection, report)  # another process may have done it while this one waited
+            if report.refusals or self._done:
                 return
             self.step("copying the file", 0.05)
             copy = back_up(path, now, self.check)
@@ -239,7 +260,9 @@ class Work:
             done += examined.report.rows + 1
         self._stamp(connection)
         self.step("checking", 0.95)
-        if not strict:
+        if strict:
+            connection.execute(f"DROP INDEX IF EXISTS {LEGACY_INDEX}")
+        else:
             changeover.install(connection, self.timeframe)
         report.notes += broken_by(connection, before)
         report.revision = revision_of(connection)
