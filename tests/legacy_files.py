@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -81,7 +82,7 @@ _USERS: Final = (
 _ROLES: Final = (
     "CREATE TABLE roles (id INTEGER PRIMARY KEY, name TEXT)",
     "CREATE TABLE permissions (id INTEGER PRIMARY KEY, name TEXT)",
-    "CREATE TABLE role_permissions (role_id INTEGER REFERENCES roles (id), permission_id INTEGER REFERENCES permissions)",
+    "CREATE TABLE role_permissions (role_id INTEGER REFERENCES roles (id), permission_id INTEGER)",
     "CREATE TABLE api_keys (id INTEGER PRIMARY KEY, user_id INTEGER REFERENCES users (id), key_hash TEXT)",
     "CREATE TABLE user_audit_logs (id INTEGER PRIMARY KEY, user_id INTEGER REFERENCES users (id), action TEXT)",
     "CREATE TABLE system_audit_logs (id INTEGER PRIMARY KEY, action TEXT)",
@@ -114,12 +115,16 @@ _BAR: Final = {
     "close": 270.3699951171875,
     "volume": 3_000_000_000,
 }
+FLOAT32: Final = struct.pack("<f", -0.15)
+"""What sqlite3 stores of a numpy.float32."""
+
 _DATED: Final = {"created_at": "2025-01-03 22:15:01", "updated_at": "2025-01-04 22:15:01"}
 _DAYS: Final = ("2025-01-02", "2025-01-03", "2025-01-06 00:00:00")
 
 ROWS: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
     "daily_data": [
-        *({"ticker": t, "date": day, **_BAR, "dividends": 0.0, "stock_splits": 0.0} for t in ("AAPL", "BRK.B") for day in _DAYS),
+        *({"ticker": "AAPL", "date": day, **_BAR, "dividends": 0.0, "stock_splits": 0.0} for day in _DAYS),
+        *({"ticker": "BRK.B", "date": day, **_BAR, "dividends": 0.0, "stock_splits": 0.0} for day in _DAYS),
         {"ticker": "AAPL", "date": "2025-01-02", **_BAR, "close": 1.5, "dividends": 0.24, "stock_splits": 0.0},
         {"ticker": "AAPL", "date": "2025-01-03 00:00:00", **_BAR},
         {"ticker": None, "date": "2025-01-02", **_BAR},
@@ -143,10 +148,10 @@ ROWS: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
         for kind in ("BUY", "SELL", "HOLD", "STRONG_BUY", "STRONG_SELL")
     ],
     "portfolio_performance": [
-        {"date": "2025-01-02", "portfolio_value": 100_000.5, "daily_return": 0.01, "volatility": 0.2, "sharpe_ratio": 1.1,
-         "max_drawdown": -0.15},
+        {"date": "2025-01-02", "portfolio_value": 100_000.5, "daily_return": 0.01, "volatility": 0.2,
+         "sharpe_ratio": 1.1, "max_drawdown": -0.15},
         {"date": "2025-01-02", "portfolio_value": 100_001.5, "max_drawdown": float("-inf")},
-        {"date": "2025-01-03", "portfolio_value": 100_002.5, "max_drawdown": b"\x9a\x99\x19\xbe"},  # numpy.float32(-0.15)
+        {"date": "2025-01-03", "portfolio_value": 100_002.5, "max_drawdown": FLOAT32},
     ],
     "system_events": [
         {"event_type": "update", "description": "x" * 300, "details": "{'rows': 4, 'é': None}", "severity": "INFO"},

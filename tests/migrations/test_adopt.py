@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import sqlite3
-import stat
 import struct
 from collections import Counter
 from pathlib import Path
@@ -19,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import legacy_files
-from traderrr_data import ConfigurationError, DatabaseManager, SchemaMismatchError, schema
+from traderrr_data import ConfigurationError, DatabaseManager, schema
 from traderrr_data.adopt import AdoptionReport, adopt
 from traderrr_data.models import Base
 

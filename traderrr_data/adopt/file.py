@@ -178,7 +178,7 @@ def back_up(path: Path, now: dt.datetime, check: Callable[[], None]) -> Path:
         with part.open("rb") as written:
             os.fsync(written.fileno())
         _permit(part, original)
-        os.link(part, target)  # unlike a rename, this never takes the place of a file
+        _name(part, target)
     finally:
         for left in (part, part.with_name(f"{part.name}-journal")):
             left.unlink(missing_ok=True)
@@ -193,6 +193,15 @@ def _free(path: Path, now: dt.datetime) -> Path:
     wanted = f"{path.name}.backup-{now:%Y%m%dT%H%M%SZ}"
     names = (f"{wanted}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1_000))))
     return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+
+
+def _name(part: Path, target: Path) -> None:
+    try:
+        os.link(part, target)  # unlike a rename, this never takes the place of a file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        part.rename(target)
 
 
 def _permit(part: Path, original: os.stat_result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import sqlite3
@@ -194,11 +195,7 @@ class Work:
                 self._lock_and_copy(connection, path, report, now)
                 if report.refusals or self._done:
                     return
-                self._adopt(connection, report, now)
-                self.step("committing", 0.98)
-                self.check()
-                connection.set_progress_handler(None, 0)
-                connection.execute("COMMIT")
+                self._adopt_or_undo(connection, report, now)
             report.changed = True
             if starts_log:
                 start_log(connection, self.lock_timeout)
@@ -233,6 +230,23 @@ class Work:
             connection.execute("ROLLBACK")
             copy.unlink()
         raise TransactionConflictError(f"{path}: another process writes to the file all the time; nothing was changed")
+
+    def _adopt_or_undo(self, connection: sqlite3.Connection, report: AdoptionReport, now: dt.datetime) -> None:
+        try:
+            self._adopt(connection, report, now)
+            self.step("committing", 0.98)
+            self.check()
+            connection.set_progress_handler(None, 0)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                connection.set_progress_handler(None, 0)
+                self._survey(connection, report)
+                if not self._is_done(connection, report) and report.backup is not None:
+                    report.backup.unlink()  # of a file that is as it was: a disk that is full needs the room
+            raise
 
     def _adopt(self, connection: sqlite3.Connection, report: AdoptionReport, now: dt.datetime) -> None:
         choices, strict = self._choices(now), self.finish
