@@ -109,7 +109,7 @@ async def test_the_old_code_gets_the_same_answers_as_before(shape: str, tmp_path
     async with DatabaseManager(f"sqlite:///{path}") as db, db.session_context(read_only=True) as session:
         assert await schema.check(db.engine) == []
         bar = (await market_data.list_daily(session, "NEW"))[0]
-        assert (bar.close, bar.volume, bar.series) == (Decimal("270.3699951172"), 3_000_000_000, "")
+        assert (bar.close, bar.volume, bar.series) == (Decimal("270.3699951172"), Decimal(3_000_000_000), "")
         (signal,) = [s for s in await trading.list_signals(session, ticker="AAPL") if s.regime == "SIDEWAYS"]
         assert (signal.signal_value, signal.entry_price) == (None, Decimal("200.5"))
         assert {p.ticker: p.shares for p in await portfolio.list_positions(session)}.get("NVDA") == 0
@@ -148,7 +148,7 @@ async def test_numpy_values_that_the_old_code_writes_are_read_as_their_numbers(a
         legacy_files.insert(connection, "portfolio_performance", [drawdown])
     async with DatabaseManager(f"sqlite:///{adopted}") as db, db.session_context(read_only=True) as session:
         (bar,) = await market_data.list_daily(session, "NEW")
-        assert (bar.date, bar.open, bar.volume) == (dt.date(2025, 6, 2), Decimal("1.5"), 3_000_000_000)
+        assert (bar.date, bar.open, bar.volume) == (dt.date(2025, 6, 2), Decimal("1.5"), Decimal(3_000_000_000))
         newest = await trading.find_latest_performance(session)
         assert newest is not None
         assert newest.max_drawdown == Decimal("-0.150000006")

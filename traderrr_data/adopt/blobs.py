@@ -37,7 +37,7 @@ def number_of_blob(value: str, *, whole: bool) -> str:
     if whole:
         looks_whole = f"({looks_whole} OR (e < top AND abs(v) < 9e18 AND v <> CAST(v AS INTEGER)))"
     return (
-        f"(SELECT CASE WHEN n NOT IN (4, 8) THEN NULL WHEN {looks_whole} THEN i"
+        f"(SELECT CASE WHEN n NOT IN (4, 8) THEN NULL WHEN e = 0 AND m = 0 THEN 0.0 WHEN {looks_whole} THEN i"
         f" WHEN e = top OR abs(p) > 186 THEN NULL ELSE v END FROM ({values}))"
     )
 

@@ -308,7 +308,7 @@ class _Examination:
         """Set all rows of a key aside but one."""
         odd = self._has_rows(self._converted)
         rows = self._moved(usual, odd=odd, also={"r": f"{self._source.rowid} AS r"})
-        key = ", ".join(map(quoted, key_of(self._table)))
+        key = ", ".join(f"{quoted(name)} COLLATE BINARY" for name in key_of(self._table))
         # A row without updated_at was given this moment: it is not the newest.
         told = f"CASE updated_at WHEN {literal(self._choices.now)} THEN NULL ELSE updated_at END"
         self._connection.execute(

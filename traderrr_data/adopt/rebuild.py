@@ -127,7 +127,7 @@ def _keep_extra_columns(connection: sqlite3.Connection, examined: Examined) -> N
         return
     table = examined.report.extra_table = free_name(connection, f"{EXTRA}{source.table.name}")
     key = key_of(source.table) or ("id",)
-    extras = ", ".join(map(quoted, source.extras))
+    extras = ", ".join(quoted(f"original_{name}" if name.lower() in key else name) for name in source.extras)
     # Without types, so that every value stays what it was.
     connection.execute(f"CREATE TABLE {table} ({', '.join(map(quoted, key))}, {extras})")
     connection.execute(f"INSERT INTO {table} {examined.extra_query(key)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,11 +72,8 @@ def adopt(
 
 
 def _as_document(report: AdoptionReport) -> dict[str, Any]:
-    document = asdict(report)
-    document["rejected"] = report.rejected
-    for table, found in zip(document["tables"], report.tables, strict=True):
-        table["duplicates"] = found.duplicates
-    return document
+    tables = [{**vars(table), "duplicates": table.duplicates} for table in report.tables]
+    return {**vars(report), "rejected": report.rejected, "tables": tables}
 
 
 def _as_parts(report: AdoptionReport) -> list[Any]:
