@@ -28,9 +28,8 @@ BLOBS = st.one_of(
 @given(blob=BLOBS, kind=st.sampled_from([Price(), Quantity()]))
 def test_sql_reads_a_numpy_value_as_python_does(blob: bytes, kind: ExactDecimal) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        (read,) = connection.execute(
-            f"SELECT {number_of_blob('?1', whole=kind.keeps_whole_numbers)}", (blob,)
-        ).fetchone()
+        parameters = (blob, kind.keeps_whole_numbers)
+        (read,) = connection.execute(f"SELECT {number_of_blob('?1', '?2')}", parameters).fetchone()
     assert read == values.number(kind, blob, lambda _change: None)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 _DIGITS = "'0123456789ABCDEF'"
 
 
-def number_of_blob(value: str, *, whole: bool) -> str:
+def number_of_blob(value: str, whole: str) -> str:
     """Return an expression for the number that a BLOB of 4 or 8 bytes, little endian, stands for; NULL for NaN.
 
     Args:
         value: an expression for the BLOB.
-        whole: of two readings, the whole number is meant.
+        whole: an expression for whether, of two readings, the whole number is meant.
     """
     nibbles = [
         f"((instr({_DIGITS}, substr(h, {position}, 1)) - 1) << {shift})"
@@ -33,9 +33,8 @@ def number_of_blob(value: str, *, whole: bool) -> str:
     power = "(e - bias)"
     values = f"SELECT n, i, s, e, m, top, {power} AS p, s * {_scaled(implied, power)} AS v FROM ({fields})"
     # A whole number of ordinary size, taken for a float, has the exponent 0, or a very small one, or all its bits set.
-    looks_whole = "(e = 0 OR (n = 4 AND e < 60) OR (e = top AND s < 0 AND m > 0))"
-    if whole:
-        looks_whole = f"({looks_whole} OR (e < top AND abs(v) < 9e18 AND v <> CAST(v AS INTEGER)))"
+    small = "e = 0 OR (n = 4 AND e < 60) OR (e = top AND s < 0 AND m > 0)"
+    looks_whole = f"({small} OR ({whole} AND e < top AND abs(v) < 9e18 AND v <> CAST(v AS INTEGER)))"
     return (
         f"(SELECT CASE WHEN n NOT IN (4, 8) THEN NULL WHEN e = 0 AND m = 0 THEN 0.0 WHEN {looks_whole} THEN i"
         f" WHEN e = top OR abs(p) > 186 THEN NULL ELSE v END FROM ({values}))"

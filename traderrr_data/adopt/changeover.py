@@ -20,9 +20,11 @@ from traderrr_data.models.types import ByteText, ExactDecimal, Key, LongText, Se
 
 PREFIX = "adoption_changeover_"
 _KEPT = f"{PREFIX}metadata"
+_BLOBS = f"{PREFIX}blobs"
 _OLD_CODE = "NOT (SELECT foreign_keys FROM pragma_foreign_keys)"
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _NO_NUMBERS = "'0000C07F', '0000C0FF', '0000807F', '000080FF'"  # NaN and infinity, as numpy's float32
+_OURS = ("series", "source", "price_basis", "is_final", "observed_at", "dedupe_key", "currency", "mic")
 _REASON = "the old application wrote it, and it cannot be a row of these tables"
 
 
@@ -34,6 +36,11 @@ def install(connection: sqlite3.Connection, timeframe: str) -> None:
         timeframe: the length of intraday bars that do not say it.
     """
     connection.execute(f"CREATE TABLE {_KEPT} (ticker, id, created_at, currency, mic)")
+    connection.execute(f"CREATE TABLE {_BLOBS} (name PRIMARY KEY, blob, whole, number)")
+    connection.execute(  # in one place: all triggers are read whenever the file is opened
+        f"CREATE TRIGGER {PREFIX}number AFTER INSERT ON {_BLOBS} WHEN NEW.blob IS NOT NULL BEGIN"
+        f" UPDATE {_BLOBS} SET number = {number_of_blob('NEW.blob', 'NEW.whole')} WHERE name = NEW.name; END"
+    )
     for table in TABLES.values():
         connection.execute(_setting_aside(table))
         if changes := _changes(table, timeframe):
@@ -46,7 +53,7 @@ def remove(connection: sqlite3.Connection) -> None:
     """Take the changeover's triggers away, with what only they use."""
     for thing in objects_of(connection):
         if thing.name.startswith(PREFIX) and thing.kind in ("trigger", "table"):
-            connection.execute(f"DROP {thing.kind} {thing.name}")
+            connection.execute(f"DROP {thing.kind} IF EXISTS {thing.name}")
 
 
 def is_on(connection: sqlite3.Connection) -> bool:
@@ -57,7 +64,8 @@ def is_on(connection: sqlite3.Connection) -> bool:
 def _setting_aside(table: sa.Table) -> str:
     """Keep a row that cannot be ours where its owner can see it, and let the rest of the old code's batch go on."""
     wrong = [condition for column in table.c for condition in _what_is_wrong(column)]
-    values = ", ".join(f"{literal(column.name)}, {_as_json(f'NEW.{column.name}')}" for column in table.c)
+    old = [column for column in table.c if column.name not in _OURS]
+    values = ", ".join(f"{literal(column.name)}, {_as_json(column)}" for column in old)
     return (
         f"CREATE TRIGGER {PREFIX}set_aside_{table.name} BEFORE INSERT ON {table.name}"
         f" WHEN ({' OR '.join(wrong)}) AND {_OLD_CODE} BEGIN"
@@ -71,42 +79,35 @@ def _what_is_wrong(column: sa.Column[object]) -> list[str]:
     new, kind = f"NEW.{column.name}", column.type
     if column.primary_key and isinstance(kind, sa.BigInteger):
         return []
-    found: list[str] = []
     if isinstance(kind, ExactDecimal):
-        blob = f"(typeof({new}) = 'blob' AND (length({new}) NOT IN (4, 8) OR hex({new}) IN ({_NO_NUMBERS})))"
-        if column.nullable:
-            found = [f"typeof({new}) = 'text'"]
-        else:
-            found = [f"typeof({new}) IN ('text', 'null')", blob, f"{new} IN (9e999, -9e999)"]
-        if column.name == "volume":
-            found.append(f"{new} < 0")
-    elif isinstance(kind, SessionDate):
-        found = [
-            f"typeof({new}) <> 'text'",
-            f"{new} NOT GLOB '{_DAY}*'",
-            f"date(substr({new}, 1, 10)) IS NOT substr({new}, 1, 10)",
-        ]
-        found.append(f"(length({new}) > 10 AND {new} NOT GLOB '{_DAY}[ T]00:00:00*')")
-    elif column.name == "datetime":
-        found = [f"typeof({new}) <> 'text'", f"{new} NOT GLOB '{_DAY}*'", f"{_in_utc(new)} IS NULL"]
-    elif isinstance(kind, Key):
-        if not column.nullable:
-            found = [
-                f"typeof({new}) <> 'text'",
-                f"{new} = ''",
-                f"{new} <> trim({new})",
-                f"length({new}) > {kind.length}",
-            ]
-    elif isinstance(kind, ByteText | LongText) and not column.nullable and column.server_default is None:
-        found = [f"typeof({new}) <> 'text'"]
-    return found
+        return _wrong_number(column.name, new, required=not column.nullable)
+    if isinstance(kind, SessionDate):
+        midnight = f"{new} GLOB '{_DAY}[ T]00:00:00*' AND date(substr({new}, 1, 10)) IS substr({new}, 1, 10)"
+        return [f"(date({new}) IS NOT {new} AND NOT ({midnight}))", f"{new} IS NULL"]
+    if column.name == "datetime":
+        return [f"(datetime({new}) IS NOT {new} AND ({new} GLOB '{_DAY}*') IS NOT 1)", f"{_in_utc(new)} IS NULL"]
+    if not isinstance(kind, ByteText | LongText) or column.nullable or column.server_default is not None:
+        return []
+    key = [f"trim({new}) = ''", f"trim({new}) <> {new}"] if isinstance(kind, Key) else []
+    return [f"typeof({new}) <> 'text'", *key]
 
 
-def _as_json(value: str) -> str:
+def _wrong_number(name: str, new: str, *, required: bool) -> list[str]:
+    found = [f"{new} < 0"] if name == "volume" else []
+    if required:
+        blob = f"typeof({new}) = 'blob' AND length({new}) IN (4, 8) AND hex({new}) NOT IN ({_NO_NUMBERS})"
+        return [f"(({new} BETWEEN -1e300 AND 1e300) IS NOT 1 AND NOT ({blob}))", *found]
+    return [f"typeof({new}) = 'text'", *found]
+
+
+def _as_json(column: sa.Column[object]) -> str:
     """Return what puts a value into JSON as `rebuild.as_json` does."""
+    value = f"NEW.{column.name}"
+    blob = f"WHEN typeof({value}) = 'blob' THEN json_object('blob', lower(hex({value})))"
+    if not isinstance(column.type, ExactDecimal):
+        return f"CASE {blob} ELSE {value} END"
     return (
-        f"CASE WHEN typeof({value}) = 'blob' THEN json_object('blob', lower(hex({value})))"
-        f" WHEN {value} = 9e999 THEN json_object('real', 'inf') WHEN {value} = -9e999 THEN json_object('real', '-inf')"
+        f"CASE {blob} WHEN {value} IN (9e999, -9e999) THEN json_object('real', trim(lower(printf('%f', {value})), '+'))"
         f" WHEN typeof({value}) = 'real' THEN json(printf('%!.17g', {value})) ELSE {value} END"
     )
 
@@ -117,7 +118,7 @@ def _changes(table: sa.Table, timeframe: str) -> list[tuple[str, str, str]]:
     for column in table.c:
         new = f"NEW.{column.name}"
         if isinstance(column.type, ExactDecimal):
-            number = number_of_blob(new, whole=column.type.keeps_whole_numbers)
+            number = f"(SELECT number FROM {_BLOBS} WHERE name = {literal(column.name)})"
             found.append((column.name, f"typeof({new}) = 'blob'", number))
         elif isinstance(column.type, SessionDate):
             found.append((column.name, f"length({new}) > 10", f"substr({new}, 1, 10)"))
@@ -138,10 +139,16 @@ def _bringing_into_form(table: sa.Table, changes: Sequence[tuple[str, str, str]]
     sets = ", ".join(
         f"{name} = CASE WHEN {condition} THEN {value} ELSE {name} END" for name, condition, value in changes
     )
+    blobs = " UNION ALL ".join(
+        f"SELECT {literal(c.name)}, NEW.{c.name}, {int(c.type.keeps_whole_numbers)} WHERE typeof(NEW.{c.name}) = 'blob'"
+        for c in table.c
+        if isinstance(c.type, ExactDecimal)
+    )
+    reading = f" INSERT INTO {_BLOBS} (name, blob, whole) {blobs};" if blobs else ""
     return (
         f"CREATE TRIGGER {PREFIX}form_{table.name} AFTER INSERT ON {table.name}"
         f" WHEN {' OR '.join(condition for _, condition, _ in changes)} BEGIN"
-        f" UPDATE {table.name} SET {sets} WHERE {row}; END"
+        f"{reading} UPDATE {table.name} SET {sets} WHERE {row}; DELETE FROM {_BLOBS}; END"
     )
 
 

@@ -190,7 +190,7 @@ class _Examination:
     def _count(self) -> None:
         """Count the rows, and the changes that SQL makes."""
         changes = [
-            (f"{name}: {change}", f"sum({self._forms[name].holds} AND {condition})")
+            (f"{name}: {change}", f"sum({condition} AND {self._forms[name].holds})")
             for name, form in self._forms.items()
             for change, condition in form.changes.items()
         ]

@@ -13,10 +13,9 @@ import sqlalchemy as sa
 
 from traderrr_data.models.types import ByteText, ExactDecimal, Flag, Key, SessionDate, UtcDateTime
 
-_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-_MIDNIGHTS = "'', ' 00:00:00', ' 00:00:00.000000', 'T00:00:00'"
+_MIDNIGHTS = "' 00:00:00', ' 00:00:00.000000', 'T00:00:00'"
 _SMALLEST = 5e-5  # below it, ten decimals change a number by more than a millionth
-_EXACT_IN_A_DOUBLE = 2**53
+_EXACT_IN_A_DOUBLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -69,40 +68,41 @@ def form_of(column: sa.Column[object], source: str, *, zoned: bool) -> Form:
 
 
 def _number(kind: ExactDecimal, name: str, source: str) -> Form:
-    limit = float(kind.limit)
-    holds = [f"typeof({source}) IN ('real', 'integer')", f"{source} > -{limit!r}", f"{source} < {limit!r}"]
-    if kind.keeps_measurements:
-        holds.append(f"({source} = 0 OR {source} >= {_SMALLEST} OR {source} <= -{_SMALLEST})")
-    if not kind.keeps_whole_numbers and limit > _EXACT_IN_A_DOUBLE:
-        holds.append(f"(typeof({source}) = 'real' OR {source} BETWEEN -{_EXACT_IN_A_DOUBLE} AND {_EXACT_IN_A_DOUBLE})")
-    if name == "volume":
-        holds.append(f"{source} >= 0")
-    return Form(f"({' AND '.join(holds)})", source)
+    # The plus takes the column's affinity away: text is greater than every number then, and so is a BLOB.
+    number, limit = f"+{source}", float(kind.limit)
+    smallest = _SMALLEST if kind.keeps_measurements else 0
+    whole = limit if kind.keeps_whole_numbers else min(limit, _EXACT_IN_A_DOUBLE)
+    ordinary = f"({number} >= {smallest} AND {number} < {whole!r})"
+    others = [f"{number} = 0"]
+    if name != "volume":
+        others.append(f"({number} > -{whole!r} AND {number} <= -{smallest})")
+    if whole < limit:
+        others.append(f"(typeof({source}) = 'real' AND {number} > -{limit!r} AND {number} < {limit!r})")
+    return Form(f"({source} IS NOT NULL AND ({' OR '.join([ordinary, *others])}))", source)
 
 
 def _date(source: str) -> Form:
     day = f"substr({source}, 1, 10)"
     holds = (
-        f"(typeof({source}) = 'text' AND substr({source}, 11) IN ({_MIDNIGHTS}) AND {day} GLOB '{_DAY}'"
-        f" AND date({day}) IS {day} AND {day} >= '1000')"
+        f"(typeof({source}) = 'text' AND {source} >= '1000' AND (date({source}) IS {source}"
+        f" OR (substr({source}, 11) IN ({_MIDNIGHTS}) AND date({day}) IS {day})))"
     )
     return Form(holds, day, {"a time of midnight was cut off": f"length({source}) > 10"})
 
 
 def _instant(source: str, *, zoned: bool) -> Form:
     second = f"substr({source}, 1, 19)"
-    is_second = f"strftime('%Y-%m-%d %H:%M:%S', {second}) IS {second} AND {source} >= '1000'"
     fraction = (
-        f"(length({source}) = 26 AND substr({source}, 20, 1) = '.'"
-        f" AND substr({source}, 21) NOT GLOB '*[^0-9]*' AND substr({source}, 21) <> '000000')"
+        f"(length({source}) = 26 AND substr({source}, 20, 1) = '.' AND substr({source}, 21) NOT GLOB '*[^0-9]*'"
+        f" AND substr({source}, 21) <> '000000' AND datetime({second}) IS {second})"
     )
     offset = (
         f"(length({source}) = 25 AND substr({source}, 20) GLOB '[+-][0-9][0-9]:[0-9][0-9]'"
-        f" AND datetime({source}) IS NOT NULL)"
+        f" AND datetime({source}) IS NOT NULL AND datetime({second}) IS {second})"
     )
-    usual = [offset] if zoned else [f"length({source}) = 19", fraction, offset]
+    usual = [offset] if zoned else [f"datetime({source}) IS {source}", fraction, offset]
     return Form(
-        f"(typeof({source}) = 'text' AND {is_second} AND ({' OR '.join(usual)}))",
+        f"(typeof({source}) = 'text' AND {source} >= '1000' AND ({' OR '.join(usual)}))",
         f"CASE length({source}) WHEN 25 THEN datetime({source}) ELSE {source} END",
         {"an instant with an offset was brought to UTC": f"length({source}) = 25"},
     )
