@@ -8,13 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tests.bars import DAY, OPENING, daily, days, flat, intraday, minutes
 from traderrr_data import (
+    BarRevision,
     ConfigurationError,
     DailyData,
     DatabaseManager,
+    DuplicateRowError,
     InvalidRowError,
     Metadata,
     RowNotFoundError,
@@ -263,6 +266,28 @@ async def test_deleting_everything_by_an_oversight_is_refused(bars: AsyncSession
         await market_data.delete_intraday(bars, timeframe="1m")
     with pytest.raises(ConfigurationError, match="two words for the same limit"):
         await market_data.delete_daily(bars, before=TEN[1], end=TEN[1])
+
+
+async def test_bars_of_an_unknown_timeframe_are_given_theirs_with_their_history(session: AsyncSession) -> None:
+    bars = [intraday(ticker, time) for ticker in ("AAPL", "MSFT") for time in minutes(3)]
+    await market_data.upsert_intraday(session, bars, timeframe="unknown")
+    await market_data.upsert_intraday(session, [bars[0] | {"close": "1.5", "low": 1}], timeframe="unknown")
+    before = (await market_data.list_intraday(session, "AAPL", timeframe="unknown"))[0].updated_at
+    assert await market_data.rename_timeframe(session, "unknown", "60s", tickers=["AAPL"]) == 3
+    assert [(line.ticker, line.timeframe) for line in await market_data.coverage(session)] == [
+        ("AAPL", "1m"),
+        ("MSFT", "unknown"),
+    ]
+    session.expunge_all()
+    assert (await market_data.list_intraday(session, "AAPL", timeframe="1m"))[0].updated_at == before
+    history = await session.scalars(sa.select(BarRevision.timeframe))
+    assert history.all() == ["1m"]
+    await market_data.upsert_intraday(session, [bars[3]], timeframe="1m")
+    with pytest.raises(DuplicateRowError, match="1 bars are stored as unknown and as 1m"):
+        await market_data.rename_timeframe(session, "unknown", "1m")
+    with pytest.raises(InvalidRowError, match="not a timeframe"):
+        await market_data.rename_timeframe(session, "unknown", "soon")
+    assert await market_data.rename_timeframe(session, "1m", "60s") == 0
 
 
 async def test_metadata_is_found_got_or_listed_by_ticker(session: AsyncSession) -> None:

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from traderrr_data import bulk, dialects
 from traderrr_data.access.revisions import bars_as_of
 from traderrr_data.access.window import window
 from traderrr_data.bulk.frames import Columns
-from traderrr_data.errors import ConfigurationError, InvalidRowError
-from traderrr_data.models import DailyData, IntradayData
+from traderrr_data.errors import ConfigurationError, DuplicateRowError, InvalidRowError
+from traderrr_data.models import BarRevision, DailyData, IntradayData
+from traderrr_data.models.types import CheckedType
 
 Bar = TypeVar("Bar", DailyData, IntradayData)
 
@@ -249,5 +251,41 @@ async def delete_bars(
 async def deleted(session: AsyncSession, statement: sa.Delete) -> int:
     """Run a DELETE and return how many rows it removed."""
     # The session's own copies are not searched for them: what was returned stays readable.
+    result = await session.execute(statement, execution_options={"synchronize_session": False})
+    return int(result.rowcount)  # type: ignore[attr-defined, unused-ignore]
+
+
+async def rename_timeframe(
+    session: AsyncSession, old: str, new: str, *, tickers: Iterable[str] | None, series: str | None
+) -> int:
+    """Give stored bars, and their earlier versions, another timeframe; see `market_data.rename_timeframe`."""
+    kind = IntradayData.__table__.c.timeframe.type
+    assert isinstance(kind, CheckedType)  # noqa: S101 - for the type checker
+    try:
+        before, after = kind.coerce(old), kind.coerce(new)
+    except ValueError as error:
+        raise InvalidRowError(str(error), column="timeframe") from error
+    if before == after:
+        return 0
+
+    def chosen(table: Any) -> list[sa.ColumnElement[bool]]:
+        of_series = [table.series == series] if series is not None else []
+        return [table.timeframe == before, *among(session, table.ticker, tickers), *of_series]
+
+    other = aliased(IntradayData)
+    same = [getattr(other, name) == getattr(IntradayData, name) for name in ("ticker", "series", "datetime")]
+    both = sa.select(sa.func.count()).select_from(IntradayData).join(other, sa.and_(*same, other.timeframe == after))
+    if taken := (await session.execute(both.where(*chosen(IntradayData)))).scalar_one():
+        raise DuplicateRowError(
+            f"{taken} bars are stored as {before} and as {after}: delete those of one of them first"
+        )
+    # Not the columns' own onupdate: the bar reads as it did, and its versions must not have a gap.
+    values = {"timeframe": after, "updated_at": IntradayData.updated_at}
+    renamed = await _changed(session, sa.update(IntradayData).where(*chosen(IntradayData)).values(values))
+    await _changed(session, sa.update(BarRevision).where(*chosen(BarRevision)).values(timeframe=after))
+    return renamed
+
+
+async def _changed(session: AsyncSession, statement: sa.Update) -> int:
     result = await session.execute(statement, execution_options={"synchronize_session": False})
     return int(result.rowcount)  # type: ignore[attr-defined, unused-ignore]

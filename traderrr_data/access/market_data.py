@@ -558,6 +558,28 @@ async def delete_intraday(
     )
 
 
+async def rename_timeframe(
+    session: AsyncSession, old: str, new: str, *, tickers: Iterable[str] | None = None, series: str | None = None
+) -> int:
+    """Give intraday bars the timeframe that they are of, and return how many. The caller commits.
+
+    It is for bars of the old application, which are stored as 'unknown'. Nothing else about them changes, `updated_at`
+    included; their earlier versions are renamed, too.
+
+    Args:
+        session: an open session.
+        old: the timeframe as it is stored.
+        new: the one that it is.
+        tickers: None for all.
+        series: the line of bars; None for all.
+
+    Raises:
+        InvalidRowError: one of the two is not a timeframe.
+        DuplicateRowError: bars are stored under both, and nothing was changed.
+    """
+    return await bars.rename_timeframe(session, old, new, tickers=tickers, series=series)
+
+
 async def upsert_metadata(
     session: AsyncSession, rows: Rows, *, on_conflict: OnConflict = "update", on_invalid: OnInvalid = "raise"
 ) -> UpsertResult:

@@ -1,4 +1,4 @@
-"""The command that takes over a file of the old application: adopt."""
+"""The commands that take over a file of the old application: adopt, rename-timeframe."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from traderrr_data.access import market_data
 from traderrr_data.adopt import AdoptionReport, TableReport
 from traderrr_data.adopt import adopt as take_over
 from traderrr_data.cli import output
 from traderrr_data.cli.app import DONE, FAILED, ROWS_REJECTED, InterruptedCommandError, Invocation
+from traderrr_data.db import DatabaseManager
 
 _REASONS_SHOWN = 20
 
@@ -69,6 +72,29 @@ def adopt(
             output.complain(refusal)
         raise typer.Exit(FAILED)
     raise typer.Exit(ROWS_REJECTED if report.changed and report.rejected else DONE)
+
+
+def rename_timeframe(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(help="As the bars are stored: unknown after adopt.", show_default=False)],
+    new: Annotated[str, typer.Argument(help="What they are, such as 1m.", show_default=False)],
+    ticker: Annotated[list[str] | None, typer.Option("--ticker", help="Only this one; repeatable.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Only this line of bars.", show_default="all")] = None,
+) -> None:
+    """Say of which timeframe stored intraday bars are.
+
+    If bars are stored under both names, nothing is changed.
+    """
+    invocation: Invocation = context.obj
+
+    async def rename(session: AsyncSession) -> int:
+        return await market_data.rename_timeframe(session, old, new, tickers=ticker or None, series=series)
+
+    async def work(db: DatabaseManager) -> int:
+        return await db.run(rename, idempotent=True)
+
+    rows = invocation.read(work)
+    invocation.show({"from": old, "to": new, "rows": rows}, f"{rows:,} bars that were {old} are {new} now")
 
 
 def _as_document(report: AdoptionReport) -> dict[str, Any]:
