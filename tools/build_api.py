@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import traderrr_data
-from traderrr_data import ingest, market_data, portfolio, sample, schema, system, trading
+from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
 WIDTH = 110
@@ -27,8 +27,7 @@ HEAD = """\
 Every public function and class, with its signature and its first line; the docstrings say more (`help(...)`).
 This page is written by `tools/build_api.py` from the package itself.
 
-What is imported from `traderrr_data` and from its modules named below is public. Everything else may
-change without notice.
+from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading
 
 Rules that hold for all functions:
 
@@ -76,6 +75,9 @@ def api() -> str:
         section("Errors", errors, listed=True),
         section("traderrr_data.ingest: files and live feeds", members(ingest)),
         section("traderrr_data.schema: migrations from code", members(schema)),
+        section(
+            "traderrr_data.adopt: files of the old application", [adopt.adopt, adopt.AdoptionReport, adopt.TableReport]
+        ),
         section("traderrr_data.sample: real bars to try things on", members(sample)),
     ]
     return "\n".join(sections)

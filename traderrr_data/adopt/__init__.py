@@ -71,7 +71,7 @@ async def adopt(
 
     work = Work(
         path,
-        await _head(),
+        await asyncio.to_thread(_head),
         timezone=zone,
         timeframe=canonical,
         user=user,
@@ -101,11 +101,6 @@ async def _in_a_thread(work: Work) -> AdoptionReport:
             raise
 
 
-async def _head() -> Head:
-    async with schema.alone_in_this_process():
-        return await asyncio.to_thread(_cached_head)
-
-
 @functools.cache
-def _cached_head() -> Head:
+def _head() -> Head:
     return head_of(schema.sql(sa.make_url("sqlite://")))

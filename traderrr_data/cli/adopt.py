@@ -66,7 +66,7 @@ def adopt(
         report = asyncio.run(work())
     except KeyboardInterrupt:
         raise InterruptedCommandError from None
-    invocation.show(_as_document(report), *_as_parts(report))
+    invocation.show(_as_document(report), *_as_parts(file, report))
     if report.refusals:
         for refusal in report.refusals:
             output.complain(refusal)
@@ -102,7 +102,7 @@ def _as_document(report: AdoptionReport) -> dict[str, Any]:
     return {**vars(report), "rejected": report.rejected, "tables": tables}
 
 
-def _as_parts(report: AdoptionReport) -> list[Any]:
+def _as_parts(file: Path, report: AdoptionReport) -> list[Any]:
     rows = [
         {
             "table": table.name,
@@ -114,7 +114,7 @@ def _as_parts(report: AdoptionReport) -> list[Any]:
         for table in report.tables
     ]
     parts: list[Any] = [
-        f"{report.path}: {_outcome(report)}\n",
+        f"{file}: {_outcome(report)}\n",
         output.table_of(rows, ("table", "found", "rows", "kept", "rejected")),
     ]
     for table in report.tables:
