@@ -127,7 +127,7 @@ FILES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file=FILES)
 async def test_any_mixture_of_shapes_and_values_conserves_every_row(
     file: dict[str, tuple[str, list[dict[str, Any]]] | None], tmp_path_factory: pytest.TempPathFactory

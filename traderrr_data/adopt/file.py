@@ -151,10 +151,11 @@ def is_half_done(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 
 
-def back_up(path: Path, now: dt.datetime, check: Callable[[], None]) -> Path:
+def back_up(path: Path, now: dt.datetime, copied: Callable[[float], None]) -> Path:
     """Copy a file beside it while the caller keeps writers away, and return the copy, which is complete and sound.
 
-    The copy has the file's permissions, or fewer, and takes no other file's place.
+    The copy has the file's permissions, or fewer, and takes no other file's place. `copied` is told which part is
+    copied; where it raises, nothing is left.
 
     Raises:
         ConfigurationError: the file is damaged.
@@ -171,7 +172,12 @@ def back_up(path: Path, now: dt.datetime, check: Callable[[], None]) -> Path:
             contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5.0)) as source,
             contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True, isolation_level=None)) as copy,
         ):
-            source.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: check(), sleep=0.01)
+            source.backup(
+                copy,
+                pages=_PAGES_AT_ONCE,
+                progress=lambda _status, left, pages: copied(1 - left / max(pages, 1)),
+                sleep=0.01,
+            )
             (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise ConfigurationError(f"{path} is damaged, and nothing was changed: {verdict}")

@@ -135,7 +135,9 @@ def _source(connection: sqlite3.Connection, table: sa.Table, it: Object) -> Sour
     info = connection.execute(f"PRAGMA table_xinfo({quoted(it.name)})").fetchall()
     names = [str(row[1]) for row in info if row[6] != 1]
     columns = _matched(table, names)
-    ours = names == [column.name for column in table.c]
+    unique = _is_unique(connection, it.name, table, columns)
+    keyed = unique if key_of(table) else "AUTOINCREMENT" in it.sql.upper()
+    ours = keyed and names == [column.name for column in table.c]
     others = [name for name in names if name not in columns.values()]
     user = next((name for name in others if name.lower() == _USER), None)
     # In the shape with users, bars have a surrogate key.
@@ -150,7 +152,7 @@ def _source(connection: sqlite3.Connection, table: sa.Table, it: Object) -> Sour
         extras=tuple(name for name in others if name not in left_out),
         left_out=tuple(left_out),
         rowid=rowid,
-        unique=_is_unique(connection, it.name, table, columns),
+        unique=unique,
         user=user,
     )
 

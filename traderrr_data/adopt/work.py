@@ -215,7 +215,7 @@ class Work:
             if report.refusals or self._done:
                 return
             self.step("copying the file", 0.05)
-            copy = back_up(path, now, self.check)
+            copy = back_up(path, now, self._copied)
             version = connection.execute("PRAGMA data_version").fetchone()
             connection.execute("ROLLBACK")
             self.step("waiting for the file", 0.2)
@@ -230,6 +230,10 @@ class Work:
             connection.execute("ROLLBACK")
             copy.unlink()
         raise TransactionConflictError(f"{path}: another process writes to the file all the time; nothing was changed")
+
+    def _copied(self, part: float) -> None:
+        self.check()
+        self.step("copying the file", 0.05 + 0.15 * part)
 
     def _adopt_or_undo(self, connection: sqlite3.Connection, report: AdoptionReport, now: dt.datetime) -> None:
         try:
