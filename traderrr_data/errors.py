@@ -8,6 +8,8 @@
     ├── RowNotFoundError (LookupError)     a `get_` function found nothing
     ├── ConstraintViolationError           the database refused a row
     │   └── DuplicateRowError              ... because its key is already there
+    ├── CopyRefusedError                   values that a copy's target cannot hold exactly; nothing was copied
+    ├── CopyMismatchError                  what a copy's target holds is not what its source does
     ├── SchemaMismatchError                behind, ahead and incompatible, or not ours
     ├── CommitOutcomeUnknownError          the connection died during COMMIT: stored or not is not known
     ├── DatabaseUnavailableError           retryable: refused, lost, or no connection became free in time
@@ -18,7 +20,7 @@ The driver's own error is always the ``__cause__``. Errors are told apart by the
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from sqlalchemy.exc import DontWrapMixin
 
@@ -69,6 +71,45 @@ class ConstraintViolationError(TraderrrDataError):
 
 class DuplicateRowError(ConstraintViolationError):
     """A row with this key is already stored."""
+
+
+class RefusedValue(NamedTuple):
+    """A stored value that was not copied: where it stands, how it reads, and why."""
+
+    table: str
+    key: str
+    column: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.table} ({self.key}), column {self.column!r}: {self.reason}"
+
+
+class CopyRefusedError(TraderrrDataError):
+    """Values of the source cannot be held exactly by the target of a copy; the target is as it was before.
+
+    Attributes:
+        refused: the first of them.
+        count: how many they are.
+    """
+
+    def __init__(self, refused: tuple[RefusedValue, ...], count: int) -> None:
+        self.refused, self.count = refused, count
+        listed = "; ".join(map(str, refused[:3]))
+        more = f"; and {count - 3:,} more" if count > 3 else ""  # noqa: PLR2004 - as many as are listed
+        super().__init__(f"{count:,} values cannot be copied exactly, so nothing was: {listed}{more}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling."""
+        return (type(self), (self.refused, self.count))
+
+
+class CopyMismatchError(TraderrrDataError):
+    """A copy is not equal to its source: something else wrote to the target, or what was read back is not what went in.
+
+    The message names the table and the range of keys.
+    """
 
 
 class SchemaMismatchError(TraderrrDataError):

@@ -198,6 +198,63 @@ Catalog: TypeAlias = dict[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
+class Doubts:
+    """What some stored rows hold that is not exactly what they read as.
+
+    Attributes:
+        noise: numbers with more decimals than their column has.
+        largest: how far the farthest of these lies from what it reads as.
+        others: cells of any kind that only a look at each can judge.
+    """
+
+    noise: int = 0
+    largest: float = 0.0
+    others: int = 0
+
+
+RawCells: TypeAlias = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How whole databases are copied: rows as they are, with their ids and timestamps.
+
+    Attributes:
+        identity: tells the database that a connection is in from all others, however its URL is spelled.
+        at_rest: gives the URL of what a long reading transaction may read without holding up writers: of the database
+            itself, or of a copy of this moment.
+        doubts: what the rows of a table where a condition holds are not exactly what they read as; None if that cannot
+            be on this database.
+        raw_cells: the rows of a query as they are stored; numbers, dates and instants of a server as their texts. Bytes
+            are what can be read as nothing.
+        insert_columns: inserts rows, in the caller's transaction that has begun; any key that is stored is an error.
+        put_ids_behind: has the next id that the database gives come behind all that are stored.
+    """
+
+    identity: Callable[[AsyncConnection], Awaitable[str]]
+    at_rest: Callable[[sa.URL], contextlib.AbstractAsyncContextManager[sa.URL]]
+    doubts: (
+        Callable[[AsyncConnection, sa.TableClause, pa.Schema, Sequence[sa.ColumnElement[bool]]], Awaitable[Doubts]]
+        | None
+    )
+    raw_cells: Callable[[AsyncConnection, sa.Select[Any]], Awaitable[RawCells]]
+    insert_columns: Callable[[AsyncConnection, sa.Table, pa.Table], Awaitable[None]]
+    put_ids_behind: Callable[[AsyncConnection, sa.Table], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def as_it_is(url: sa.URL) -> AsyncIterator[sa.URL]:
+    """Give the URL of a database whose readers hold up no writer."""
+    yield url
+
+
+async def cells_as_texts(connection: AsyncConnection, query: sa.Select[Any]) -> RawCells:
+    """Return rows with every cell as the server's own text of it."""
+    texts = query.with_only_columns(*(sa.cast(column, sa.Text()) for column in query.selected_columns))
+    return [tuple(row) for row in await connection.execute(texts)]
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The facts and hooks of one database.
 
@@ -228,6 +285,7 @@ class Dialect:
             cannot take these rows.
         insert_absent: inserts the rows, in the order of their keys, whose key is absent, and returns those keys; the
             rows under the other keys are left as they are.
+        copying: how the whole database is copied.
         clock: the instant by which a change is dated; at least as late as every instant that it gave before.
         merge_columns: brings a batch into its table by the fastest way, in the caller's transaction; None if there is
             none but row by row. Raises RowByRow where that way is the better one.
@@ -254,6 +312,7 @@ class Dialect:
     fetch_page: FetchPage
     insert_absent: Callable[[AsyncConnection, sa.Table, tuple[str, ...], Sequence[dict[str, Any]]], Awaitable[set[Key]]]
     clock: Callable[[AsyncConnection], Awaitable[dt.datetime]]
+    copying: Copying
     scripts: Path | None = None
     merge_columns: Callable[[AsyncConnection, Merge], Awaitable[Counts]] | None = None
     merge_driver: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.mysql import catalog, columns, facts, frames, migrations, rows
+from traderrr_data.dialects.mysql import catalog, columns, copying, facts, frames, migrations, rows
 
 MYSQL = Dialect(
     name="MySQL/MariaDB",
@@ -29,6 +29,7 @@ MYSQL = Dialect(
     insert_absent=rows.insert_absent,
     clock=facts.clock,
     scripts=Path(__file__).parent,
+    copying=copying.COPYING,
     merge_columns=columns.merge_columns,
     merge_driver="aiomysql",
 )

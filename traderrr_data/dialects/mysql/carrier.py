@@ -22,6 +22,7 @@ _LIMITS = "traderrr_data_limits"
 # LOCAL is not allowed on the server, or switched off there (MySQL, MariaDB), or the client did not offer it.
 _LOCAL_FORBIDDEN = (1148, 3948, 4166, 2068)
 _REST_OF_STATEMENT = 20_000  # bytes beside the rows
+_NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
 @dataclass
@@ -48,6 +49,16 @@ class Limits:
         """Tell whether so many rows are loaded, and not inserted."""
         return self.local and rows >= _LOAD_FROM
 
+    @property
+    def rows_bytes(self) -> int:
+        """How long the rows of one statement may be."""
+        return self.packet - _REST_OF_STATEMENT
+
+    def refuse_local(self, error: Exception) -> bool:
+        """Tell whether an error says that LOCAL is forbidden, and remember it."""
+        self.local = self.local and error.args[0] not in _LOCAL_FORBIDDEN
+        return not self.local
+
 
 async def limits_of(driver: Any, info: MutableMapping[Any, Any]) -> Limits:
     """Return the limits; `info` is the connection's, and keeps them."""
@@ -73,6 +84,26 @@ async def run(driver: Any, statements: Sequence[bytes]) -> list[Sequence[Any]]:
         await driver.next_result()
         results.append(driver._result.rows or ())
     return results
+
+
+def backslash_escapes(driver: Any) -> bool:
+    """Tell what a backslash in quotes means on a connection."""
+    return not driver.server_status & _NO_BACKSLASH_ESCAPES
+
+
+def fitting_values(rows: pa.Table, *, most_bytes: int, backslash_escapes: bool) -> list[bytes]:
+    """Return rows as they stand behind VALUES, each with a comma before it, in as many parts as are best."""
+    from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
+
+    def fitting(part: pa.Table) -> list[bytes]:
+        text = texts.literals(part, backslash_escapes=backslash_escapes)
+        half = part.num_rows // 2
+        if half and len(text) > most_bytes:
+            return [*fitting(part.slice(0, half)), *fitting(part.slice(half))]
+        return [bytes(text)]
+
+    parts = (rows.slice(start, _ROWS_A_STATEMENT) for start in range(0, rows.num_rows, _ROWS_A_STATEMENT))
+    return [values for part in parts for values in fitting(part)]
 
 
 @dataclass
@@ -124,19 +155,9 @@ class Carrier:
         return Piece(rows, None, self._values(numbered))
 
     def _values(self, rows: pa.Table) -> list[bytes]:
-        """Return the rows as they stand behind VALUES, in as many parts as are best for the server."""
-        parts = (rows.slice(start, _ROWS_A_STATEMENT) for start in range(0, rows.num_rows, _ROWS_A_STATEMENT))
-        return [values for part in parts for values in self._fitting(part)]
-
-    def _fitting(self, rows: pa.Table) -> list[bytes]:
-        """Return the rows as they stand behind VALUES, in as many parts as the size of a packet demands."""
-        from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
-
-        text = texts.literals(rows, backslash_escapes=self._sql.backslash_escapes)
-        half = rows.num_rows // 2
-        if half and len(text) > self._limits.packet - _REST_OF_STATEMENT:
-            return [*self._fitting(rows.slice(0, half)), *self._fitting(rows.slice(half))]
-        return [bytes(text)]
+        return fitting_values(
+            rows, most_bytes=self._limits.rows_bytes, backslash_escapes=self._sql.backslash_escapes
+        )
 
     async def run(self, statements: Sequence[str | bytes]) -> list[Sequence[Any]]:
         """Run statements in as few round trips as the size of a packet allows, and return the rows of each."""
@@ -172,9 +193,8 @@ class Carrier:
         try:
             outcome = await load.load_local(self._driver, self._sql.stage, self._sql.stage_columns, text)
         except load.Error as error:
-            if error.args[0] not in _LOCAL_FORBIDDEN:
+            if not self._limits.refuse_local(error):
                 raise
-            self._limits.local = False
             return False
         if outcome != (rows, 0):
             raise RowByRow  # a LOCAL load turns every error into a warning

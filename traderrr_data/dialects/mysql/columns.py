@@ -15,14 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from traderrr_data.dialects.base import Counts, Merge, RowByRow, Verdict
 from traderrr_data.dialects.mysql import statements as sql
-from traderrr_data.dialects.mysql.carrier import Carrier, Piece, limits_of, made, run
+from traderrr_data.dialects.mysql.carrier import Carrier, Piece, backslash_escapes, limits_of, made, run
 from traderrr_data.dialects.mysql.facts import ends_transaction
 
 _ROWS_A_PIECE = 20_000
 _BYTES_A_PIECE = 8 << 20
 _ATTEMPTS = 5
 _NO_SUCH_INDEX = 1176
-_NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
 async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
@@ -34,8 +33,7 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     try:
         limits = await limits_of(driver, pooled.info)
         rows = merge.columns.num_rows
-        escapes = not driver.server_status & _NO_BACKSLASH_ESCAPES
-        make = partial(sql.Statements, merge, heap=limits.heap_for(rows), backslash_escapes=escapes)
+        make = partial(sql.Statements, merge, heap=limits.heap_for(rows), backslash_escapes=backslash_escapes(driver))
         statements = await made(rows, make)
         return await _Work(merge, statements, Carrier(driver, limits, statements)).run()
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from traderrr_data.dialects.base import Dialect
-from traderrr_data.dialects.postgresql import catalog, columns, facts, frames, migrations, rows
+from traderrr_data.dialects.postgresql import catalog, columns, copying, facts, frames, migrations, rows
 
 POSTGRESQL = Dialect(
     name="PostgreSQL",
@@ -29,6 +29,7 @@ POSTGRESQL = Dialect(
     insert_absent=rows.insert_absent,
     clock=rows.clock,
     scripts=Path(__file__).parent,
+    copying=copying.COPYING,
     merge_columns=columns.merge_columns,
     merge_driver="asyncpg",
 )

@@ -93,7 +93,7 @@ async def _copy(driver: Any, merge: Merge) -> bool:
             await driver.copy_to_table(
                 merge.table.name,
                 columns=merge.columns.column_names,
-                source=_binary(merge.columns),
+                source=binary(merge.columns),
                 format="binary",
             )
     except Exception as error:
@@ -108,7 +108,7 @@ async def _merge_large(driver: Any, merge: Merge) -> Counts:
     rows = _numbered(merge.columns)
     columns = ", ".join(f'"{field.name}" {_kind(field)}' for field in rows.schema)
     await driver.execute(f"CREATE TEMPORARY TABLE {_STAGE} ({columns}) ON COMMIT DROP")
-    await driver.copy_to_table(_STAGE, schema_name="pg_temp", source=_binary(rows), format="binary")
+    await driver.copy_to_table(_STAGE, schema_name="pg_temp", source=binary(rows), format="binary")
     statements = _Statements(merge, f"pg_temp.{_STAGE}", {name: f's."{name}"' for name in merge.columns.column_names})
     find = (
         "SELECT array_agg(n) FILTER (WHERE absent), array_agg(n) FILTER (WHERE NOT absent)"
@@ -247,7 +247,8 @@ class _Statements:
         return f"WITH {', '.join(every)} SELECT {', '.join(answers)}"
 
 
-async def _binary(rows: pa.Table) -> AsyncIterator[bytes]:
+async def binary(rows: pa.Table) -> AsyncIterator[bytes]:
+    """Yield rows in the form that COPY BINARY reads."""
     import pgpq  # noqa: PLC0415 - loaded only where Arrow is used
 
     encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)

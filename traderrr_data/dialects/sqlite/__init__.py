@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.sqlite import catalog, columns, facts, frames, migrations, rows
+from traderrr_data.dialects.sqlite import catalog, columns, copying, facts, frames, migrations, rows
 
 SQLITE = Dialect(
     name="SQLite",
@@ -26,6 +26,7 @@ SQLITE = Dialect(
     fetch_page=frames.fetch_page,
     insert_absent=rows.insert_absent,
     clock=rows.clock,
+    copying=copying.COPYING,
     merge_columns=columns.merge_columns,
     merge_driver="aiosqlite",
 )

@@ -231,14 +231,18 @@ def _chunks(merge: Merge) -> Iterator[_Chunk]:
         columns = merge.columns.slice(first, _ROWS_AT_ONCE)
         cells: list[Any] = [None] * (columns.num_rows * width)
         for position, name in enumerate(columns.column_names):
-            cells[position::width] = _cells(merge.table.c[name].type, columns[name])
+            cells[position::width] = stored_cells(merge.table.c[name].type, columns[name])
         step = _ROWS_A_STATEMENT * width
         for start in range(0, len(cells), step):
             yield _Chunk(cells[start : start + step], width)
 
 
-def _cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> list[Any]:
-    """Return a column in the form in which SQLite stores it."""
+def stored_cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> list[Any]:
+    """Return a column in the form in which SQLite stores it.
+
+    Raises:
+        OverflowError: a decimal does not fit 64 bits.
+    """
     import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
 
     from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above

@@ -1,0 +1,257 @@
+"""A database as the source or the target of a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from traderrr_data import schema
+from traderrr_data.db import DatabaseManager
+from traderrr_data.errors import ConfigurationError, SchemaMismatchError, TransactionConflictError
+from traderrr_data.models.base import VERSION_TABLE
+from traderrr_data.models.types import table_options
+from traderrr_data.settings import Settings, masked
+from traderrr_data.transfer.digest import Digest, digest_of, total
+from traderrr_data.transfer.ends import Source
+from traderrr_data.transfer.layout import Layout, layouts
+from traderrr_data.transfer.reading import Page, Span, pages
+from traderrr_data.transfer.result import Ledger
+
+UNFINISHED_TABLE = "traderrr_data_copy"
+"""The table that a target has until its copy is complete."""
+
+_unfinished = sa.Table(
+    UNFINISHED_TABLE,
+    sa.MetaData(),
+    sa.Column("run", sa.String(32), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("written", sa.BigInteger, nullable=False),
+    **table_options(),
+)
+
+
+@contextlib.asynccontextmanager
+async def open_source(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseSource]:
+    """Give one snapshot of a database, which must be at this version's head and have no unfinished copy in it.
+
+    Raises:
+        SchemaMismatchError: it is not there, or not at head.
+    """
+    settings = Settings.of(end)
+    _refuse_absent(settings.url)
+    async with DatabaseManager(settings) as db:
+        async with _reading(db) as connection:
+            place = await _place(db, connection)
+        found = await schema.status(db.engine)
+        if found.state is schema.State.FOREIGN:
+            raise schema.foreign(found)
+        if found.state is not schema.State.CURRENT:
+            raise SchemaMismatchError(f"the source cannot be copied: {schema.describe(found)}")
+        async with db.dialect.copying.at_rest(db.engine.url) as url, contextlib.AsyncExitStack() as stack:
+            resting = db
+            if url != db.engine.url:
+                resting = await stack.enter_async_context(DatabaseManager(url))
+            connection = await stack.enter_async_context(_reading(resting))
+            now = await resting.dialect.clock(connection)
+            inside = await connection.run_sync(_what_is_inside)
+            if UNFINISHED_TABLE in inside:
+                raise SchemaMismatchError(f"{db.database_url} is itself a copy that is not complete: finish it first")
+            yield DatabaseSource(db, connection, place, found.head, now, tuple(_not_ours(inside)))
+
+
+@contextlib.asynccontextmanager
+async def open_target(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseTarget]:
+    """Give a database to write to; nothing is changed yet.
+
+    Raises:
+        ConfigurationError: it is in memory.
+    """
+    settings = Settings.of(end)
+    if settings.url.database in (None, "", ":memory:"):
+        raise ConfigurationError("the target is in memory, and would be gone with this process")
+    async with DatabaseManager(settings) as db:
+        async with _reading(db) as connection:
+            place = await _place(db, connection)
+        yield DatabaseTarget(db, place)
+
+
+def _refuse_absent(url: sa.URL) -> None:
+    """Connecting to a file that is not there would make it."""
+    if (path := file_of(url)) is not None and not path.exists():
+        raise SchemaMismatchError(f"there is no database {path}")
+
+
+def _reading(db: DatabaseManager) -> AsyncConnection:
+    return db.engine.execution_options(**db.dialect.reader_options).connect()
+
+
+async def _place(db: DatabaseManager, connection: AsyncConnection) -> str:
+    return f"{db.dialect.name} {await db.dialect.copying.identity(connection)}"
+
+
+def _what_is_inside(connection: sa.Connection) -> dict[str, list[str]]:
+    inspector = sa.inspect(connection)
+    return {name: [column["name"] for column in inspector.get_columns(name)] for name in inspector.get_table_names()}
+
+
+def _not_ours(inside: Mapping[str, Sequence[str]]) -> list[str]:
+    known = {layout.name: layout.schema.names for layout in layouts()}
+    others = sorted(inside.keys() - known.keys() - {VERSION_TABLE})
+    return others + [f"{t}.{c}" for t in known for c in inside.get(t, ()) if c not in known[t]]
+
+
+def _identity(db: DatabaseManager) -> str:
+    """Return what a database is called in every run, whoever logs in."""
+    url, options = db.engine.url, db.settings
+    path = options.db_schema or ""
+    return f"{db.dialect.name} {url.host or ''}:{url.port or ''}/{url.database} {path}".strip()
+
+
+class DatabaseSource:
+    """One snapshot of a database; see `ends.Source`."""
+
+    def __init__(
+        self,
+        db: DatabaseManager,
+        connection: AsyncConnection,
+        place: str,
+        revision: str,
+        snapshot_at: dt.datetime,
+        not_copied: tuple[str, ...],
+    ) -> None:
+        self._connection = connection
+        self.name, self.identity, self.place = db.database_url, _identity(db), place
+        self.engine = " ".join([db.dialect.name, *map(str, (connection.dialect.server_version_info or ())[:3])])
+        self.revision, self.snapshot_at, self.not_copied = revision, snapshot_at, not_copied
+
+    async def count(self, layout: Layout) -> int:
+        """Return the number of a table's rows."""
+        return await _count(self._connection, layout)
+
+    def pages(self, layout: Layout, ledger: Ledger) -> AsyncGenerator[Page, None]:
+        """Yield a table's rows by their key."""
+        return pages(self._connection, layout, ledger)
+
+
+async def _count(connection: AsyncConnection, layout: Layout) -> int:
+    found = await connection.execute(sa.select(sa.func.count()).select_from(layout.plain))
+    return int(found.scalar_one())
+
+
+class DatabaseTarget:
+    """A database that rows are copied into; see `ends.Target`."""
+
+    def __init__(self, db: DatabaseManager, place: str) -> None:
+        self._db = db
+        self._run = secrets.token_hex(16)
+        self.name, self.place, self.exact_decimals = db.database_url, place, db.dialect.exact_decimals
+
+    async def status(self) -> schema.Status:
+        """Return how its tables stand to this code."""
+        return await schema.status(self._db.engine)
+
+    async def upgrade(self, revision: str = "head") -> None:
+        """Bring its tables to a revision."""
+        await schema.upgrade(self._db.engine, revision)
+
+    async def tables(self) -> list[str]:
+        """Return the names of all tables that are there."""
+        async with _reading(self._db) as connection:
+            return list(await connection.run_sync(_what_is_inside))
+
+    async def unfinished(self) -> str | None:
+        """Return the identity of the source whose copy has begun here and is not complete; None if there is none."""
+        async with _reading(self._db) as connection:
+            if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(UNFINISHED_TABLE)):
+                return None
+            found = (await connection.execute(sa.select(_unfinished.c.source))).scalars().all()
+            return found[0] if found else ""
+
+    async def begin(self, source: Source) -> None:
+        """Mark it as incomplete; a run that had begun may write no more."""
+        async with self._db.engine.begin() as connection:
+            await connection.run_sync(_unfinished.create, checkfirst=True)
+        async with self._writing() as connection:
+            await connection.execute(_unfinished.delete())
+            await connection.execute(_unfinished.insert().values(run=self._run, source=source.identity, written=0))
+
+    async def count(self, layout: Layout) -> int:
+        """Return the number of a table's rows."""
+        async with _reading(self._db) as connection:
+            return await _count(connection, layout)
+
+    async def write(self, layout: Layout, _number: int, page: Page, digest: Digest, *, is_empty: bool) -> bool:
+        """Make a page's range hold just its rows, in one transaction; False if it did already."""
+        if not is_empty and await self._holds(layout, page.span, digest):
+            return False
+        async with self._writing() as connection:
+            mine = _unfinished.update().where(_unfinished.c.run == self._run)
+            written = _unfinished.c.written + page.batch.num_rows
+            if (await connection.execute(mine.values(written=written))).rowcount != 1:
+                raise TransactionConflictError(f"another process has begun to copy to {self.name}")
+            if not is_empty:
+                await connection.execute(sa.delete(layout.plain).where(*self._in_span(layout, page.span)))
+            if page.batch.num_rows:
+                await self._insert(connection, layout, page.batch)
+        return True
+
+    async def digest(self, layout: Layout, _number: int, span: Span) -> Digest:
+        """Return the digest of what is really there in a span."""
+        async with _reading(self._db) as connection:
+            found = pages(connection, layout, None, span)
+            async with contextlib.aclosing(found):
+                return total([digest_of(page.batch, layout.key) async for page in found])
+
+    async def finish(self, _source: Source, _tables: Mapping[str, Sequence[Digest]]) -> None:
+        """Put the next ids behind those that were copied, and take the mark away."""
+        async with self._writing() as connection:
+            for layout in layouts():
+                await self._db.dialect.copying.put_ids_behind(connection, layout.table)
+        await self._remove_mark()
+
+    async def clear(self, found: Sequence[Layout]) -> None:
+        """Remove all rows and the mark."""
+        for layout in reversed(found):
+            async with self._writing() as connection:
+                await connection.execute(sa.delete(layout.plain))
+        await self._remove_mark()
+
+    async def _remove_mark(self) -> None:
+        async with self._db.engine.begin() as connection:
+            await connection.run_sync(_unfinished.drop, checkfirst=True)
+
+    async def _holds(self, layout: Layout, span: Span, digest: Digest) -> bool:
+        try:
+            return await self.digest(layout, 0, span) == digest
+        except ValueError:  # a cell that none of our copies holds
+            return False
+
+    def _in_span(self, layout: Layout, span: Span) -> list[sa.ColumnElement[bool]]:
+        key = [layout.plain.c[name] for name in layout.key]
+        behind = [] if span.after is None else [self._db.dialect.after_key(key, span.after)]
+        return behind if span.until is None else [*behind, sa.not_(self._db.dialect.after_key(key, span.until))]
+
+    async def _insert(self, connection: AsyncConnection, layout: Layout, batch: pa.RecordBatch) -> None:
+        rows = pa.Table.from_batches([batch])
+        async with self._db.dialect.speaking_to_driver(connection):
+            await self._db.dialect.copying.insert_columns(connection, layout.table, rows)
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        async with self._db.session_context() as session:
+            yield await session.connection()
+
+
+def file_of(url: sa.URL) -> Any:
+    """Return the file that a URL names; None if it names none."""
+    from pathlib import Path
+
+    path = Path(url.database or "")
+    return path if path.is_absolute() else None
