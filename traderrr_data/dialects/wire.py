@@ -50,7 +50,7 @@ def batch_of_text(text: bytes, schema: pa.Schema, rows: int, *, null: str, zoned
         text: the lines, each with its end.
         schema: the columns in the order of the cells.
         rows: how many lines there must be.
-        null: what stands for NULL.
+        null: what stands for NULL; in a column of text that cannot be NULL, for an empty one.
         zoned: instants have an offset; otherwise they are in UTC.
 
     Raises:
@@ -81,7 +81,11 @@ def batch_of_text(text: bytes, schema: pa.Schema, rows: int, *, null: str, zoned
     if table.num_rows != rows:
         raise CellByCell(f"{table.num_rows} lines for {rows} rows")
     columns = [_as_stored(table[field.name].combine_chunks(), field.type) for field in schema]
-    return pa.record_batch(columns, schema=schema)
+    filled = [
+        column.fill_null("") if not field.nullable and pa.types.is_string(field.type) else column
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.record_batch(filled, schema=schema)
 
 
 def _read_as(kind: pa.DataType, *, zoned: bool) -> pa.DataType:

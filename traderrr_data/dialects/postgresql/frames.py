@@ -82,5 +82,5 @@ def _end(blocks: Sequence[bytes], schema: pa.Schema, key: Sequence[sa.ColumnElem
     """Return the last line's cells of the key as texts, which their columns' types can read; None if one is escaped."""
     line = b"".join(blocks[-2:]).removesuffix(b"\n").rpartition(b"\n")[2]
     cells = dict(zip(schema.names, line.decode().split("\t"), strict=False))
-    end = {column.name: cells.get(column.name, "") for column in key if column.name in schema.names}
-    return None if any("\\" in cell or not cell for cell in end.values()) else end
+    end = {column.name: cells.get(column.name, "\\") for column in key if column.name in schema.names}
+    return None if any("\\" in cell for cell in end.values()) else end

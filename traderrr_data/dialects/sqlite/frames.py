@@ -68,11 +68,16 @@ async def fetch_page(
         return in_order(pa.record_batch(arrays, schema=schema), names)
 
     last = {name: _last_line(texts[schema.names.index(name)], count) for name in names}
-    return Page(build, is_last=count < rows, end=last if all(last.values()) else None)
+    return Page(build, is_last=count < rows, end=None if None in last.values() else last)
 
 
-def _last_line(text: bytes, count: int) -> str:
-    return text[:-1].rpartition(b"\n")[2].decode() if text.count(b"\n") == count else ""
+def _last_line(text: bytes, count: int) -> str | None:
+    if not count or text.count(b"\n") != count:
+        return None
+    try:
+        return text[:-1].rpartition(b"\n")[2].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 @dataclass(frozen=True)
