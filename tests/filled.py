@@ -82,7 +82,11 @@ def _daily_bars() -> list[dict[str, Any]]:
     bars += [
         daily("FLAGS", date, is_final=flag, source=source, price_basis=basis, observed_at=instant)
         for date, flag, source, basis, instant in zip(
-            days(5), (True, False, None, None, True), (None, "", "a b", "a ", "é"), (None, "raw", "split", "all", None), INSTANTS,
+            days(5),
+            (True, False, None, None, True),
+            (None, "", "a b", "a ", "é"),
+            (None, "raw", "split", "all", None),
+            INSTANTS,
             strict=True,
         )
     ]
@@ -122,6 +126,8 @@ async def _store_as_it_is(session: AsyncSession) -> None:
         for number in (0, 1_000_000):
             stamps = {"created_at": past, "updated_at": past + dt.timedelta(days=number % 7)}
             await session.execute(sa.insert(model).values(id=number, **values, **stamps))
-    await session.execute(sa.update(DailyData).where(DailyData.ticker == "P00").values(created_at=past, updated_at=past))
+    await session.execute(
+        sa.update(DailyData).where(DailyData.ticker == "P00").values(created_at=past, updated_at=past)
+    )
     await session.execute(sa.update(IntradayData).where(IntradayData.ticker == "AAPL").values(created_at=INSTANTS[1]))
     await session.execute(sa.update(BarRevision).values(known_from=past))

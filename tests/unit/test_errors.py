@@ -40,7 +40,9 @@ def test_only_what_may_pass_by_itself_is_retryable() -> None:
 
 def test_no_error_of_the_module_is_forgotten_here() -> None:
     defined = {
-        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == errors.__name__
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == errors.__name__
     }
     assert defined == set(PARENTS)
 

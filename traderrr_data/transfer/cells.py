@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -25,8 +26,6 @@ _LONGEST_TEXT = 2**24 - 1  # bytes
 _FIRST_DAY = np.datetime64("1000-01-01", "D").astype(np.int64)
 _DAYS = {"date32[day]": 1, "timestamp[us, tz=UTC]": 86_400_000_000}
 
-_instant, _date = UtcDateTime(), SessionDate()
-
 
 class NoiseError(ValueError):
     """A number has more decimals than its column; `rounded` is what it reads as."""
@@ -45,29 +44,38 @@ def value_of(kind: pa.DataType, raw: Any) -> Any:
         raise ValueError("is neither text in UTF-8 nor a number")
     if pa.types.is_decimal(kind):
         return _decimal(kind, raw)
-    if pa.types.is_string(kind):
-        if not isinstance(raw, str):
-            raise ValueError("is not text")
-        return raw
-    if pa.types.is_boolean(kind):
-        if raw not in _FLAGS:
-            raise ValueError("is neither true nor false")
-        return _FLAGS[raw]
-    if pa.types.is_integer(kind):
-        return int(raw) if not isinstance(raw, float) else _refuse_fraction()
+    read, expected = _READERS[str(kind)]
+    try:
+        return read(raw)
+    except (KeyError, TypeError):
+        raise ValueError(f"is not {expected}") from None
+
+
+def _text(raw: Any) -> str:
     if not isinstance(raw, str):
-        raise ValueError("is not a date or an instant as text")
-    if pa.types.is_date(kind):
-        return _date.coerce(raw)
+        raise TypeError
+    return raw
+
+
+def _whole(raw: Any) -> int:
+    if isinstance(raw, float):
+        raise TypeError
+    return int(raw)
+
+
+def _instant(raw: Any) -> dt.datetime:
     text = raw if len(raw) > _DAY else f"{raw} 00:00"
-    return _instant.coerce(text if _HAS_ZONE.search(text) else f"{text}Z")
+    return UtcDateTime().coerce(text if _HAS_ZONE.search(text) else f"{text}Z")
 
 
 _FLAGS: Mapping[Any, bool] = {1: True, 0: False, "1": True, "0": False, "true": True, "false": False}
-
-
-def _refuse_fraction() -> int:
-    raise ValueError("is not a whole number")
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "string": (_text, "text"),
+    "bool": (_FLAGS.__getitem__, "true or false"),
+    "int64": (_whole, "a whole number"),
+    "date32[day]": (lambda raw: SessionDate().coerce(_text(raw)), "a date"),
+    "timestamp[us, tz=UTC]": (_instant, "an instant"),
+}
 
 
 def _decimal(kind: pa.DataType, raw: Any) -> Decimal:

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -15,14 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError, TransactionConflictError
+from traderrr_data.models import Compatibility
 from traderrr_data.models.base import VERSION_TABLE
 from traderrr_data.models.types import table_options
-from traderrr_data.settings import Settings, masked
+from traderrr_data.schema import State
+from traderrr_data.settings import Settings
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout, layouts
 from traderrr_data.transfer.reading import Page, Span, pages
 from traderrr_data.transfer.result import Ledger
+
+OWN_ROWS = Compatibility.__tablename__
+"""The table whose rows the migrations write, in an empty database, too."""
 
 UNFINISHED_TABLE = "traderrr_data_copy"
 """The table that a target has until its copy is complete."""
@@ -50,9 +55,9 @@ async def open_source(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseSou
         async with _reading(db) as connection:
             place = await _place(db, connection)
         found = await schema.status(db.engine)
-        if found.state is schema.State.FOREIGN:
+        if found.state is State.FOREIGN:
             raise schema.foreign(found)
-        if found.state is not schema.State.CURRENT:
+        if found.state is not State.CURRENT:
             raise SchemaMismatchError(f"the source cannot be copied: {schema.describe(found)}")
         async with db.dialect.copying.at_rest(db.engine.url) as url, contextlib.AsyncExitStack() as stack:
             resting = db
@@ -63,7 +68,8 @@ async def open_source(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseSou
             inside = await connection.run_sync(_what_is_inside)
             if UNFINISHED_TABLE in inside:
                 raise SchemaMismatchError(f"{db.database_url} is itself a copy that is not complete: finish it first")
-            yield DatabaseSource(db, connection, place, found.head, now, tuple(_not_ours(inside)))
+            others = tuple(_not_ours(inside))
+            yield DatabaseSource(db, connection, place=place, snapshot_at=now, not_copied=others)
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +90,8 @@ async def open_target(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseTar
 
 def _refuse_absent(url: sa.URL) -> None:
     """Connecting to a file that is not there would make it."""
-    if (path := file_of(url)) is not None and not path.exists():
+    path = Path(url.database or "")
+    if path.is_absolute() and not path.exists():
         raise SchemaMismatchError(f"there is no database {path}")
 
 
@@ -121,15 +128,19 @@ class DatabaseSource:
         self,
         db: DatabaseManager,
         connection: AsyncConnection,
+        *,
         place: str,
-        revision: str,
         snapshot_at: dt.datetime,
         not_copied: tuple[str, ...],
     ) -> None:
         self._connection = connection
         self.name, self.identity, self.place = db.database_url, _identity(db), place
         self.engine = " ".join([db.dialect.name, *map(str, (connection.dialect.server_version_info or ())[:3])])
-        self.revision, self.snapshot_at, self.not_copied = revision, snapshot_at, not_copied
+        self.revision, self.snapshot_at, self.not_copied = schema.head(), snapshot_at, not_copied
+
+    def layouts(self) -> list[Layout]:
+        """Return all tables."""
+        return layouts()
 
     async def count(self, layout: Layout) -> int:
         """Return the number of a table's rows."""
@@ -153,18 +164,35 @@ class DatabaseTarget:
         self._run = secrets.token_hex(16)
         self.name, self.place, self.exact_decimals = db.database_url, place, db.dialect.exact_decimals
 
-    async def status(self) -> schema.Status:
-        """Return how its tables stand to this code."""
-        return await schema.status(self._db.engine)
+    async def prepare(self, source: Source) -> None:
+        """Bring its tables to the source's revision; see `ends.Target`."""
+        found = await schema.status(self._db.engine)
+        match found.state:
+            case State.FOREIGN:
+                raise schema.foreign(found)
+            case State.AHEAD | State.INCOMPATIBLE:
+                raise SchemaMismatchError(f"the target cannot take a copy: {schema.describe(found)}")
+        if found.revision == source.revision:
+            return
+        if found.state is not State.EMPTY and source.revision != found.head:
+            raise SchemaMismatchError(
+                f"{source.name} is of revision {source.revision}, and {self.name} of {found.revision}: copy into a"
+                " database without our tables, which is upgraded once the rows are there"
+            )
+        if (holding := await self._holding()) and found.state is State.BEHIND:
+            raise SchemaMismatchError(f"{schema.describe(found)} (the target holds rows in {', '.join(holding)})")
+        await schema.upgrade(self._db.engine, source.revision)
 
-    async def upgrade(self, revision: str = "head") -> None:
-        """Bring its tables to a revision."""
-        await schema.upgrade(self._db.engine, revision)
-
-    async def tables(self) -> list[str]:
-        """Return the names of all tables that are there."""
+    async def _holding(self) -> list[str]:
+        """Return the tables of ours that have rows."""
         async with _reading(self._db) as connection:
-            return list(await connection.run_sync(_what_is_inside))
+            inside = await connection.run_sync(_what_is_inside)
+            present = [layout for layout in layouts() if layout.name in inside and layout.name != OWN_ROWS]
+            return [layout.name for layout in present if await _count(connection, layout)]
+
+    async def settle(self) -> None:
+        """Bring its tables to head."""
+        await schema.upgrade(self._db.engine)
 
     async def unfinished(self) -> str | None:
         """Return the identity of the source whose copy has begun here and is not complete; None if there is none."""
@@ -209,18 +237,23 @@ class DatabaseTarget:
             async with contextlib.aclosing(found):
                 return total([digest_of(page.batch, layout.key) async for page in found])
 
-    async def finish(self, _source: Source, _tables: Mapping[str, Sequence[Digest]]) -> None:
+    async def empty(self, layout: Layout) -> None:
+        """Remove a table's rows."""
+        async with self._writing() as connection:
+            await connection.execute(sa.delete(layout.plain))
+
+    async def finish(self, _source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
         """Put the next ids behind those that were copied, and take the mark away."""
         async with self._writing() as connection:
-            for layout in layouts():
+            for layout, _ in tables:
                 await self._db.dialect.copying.put_ids_behind(connection, layout.table)
         await self._remove_mark()
 
     async def clear(self, found: Sequence[Layout]) -> None:
         """Remove all rows and the mark."""
         for layout in reversed(found):
-            async with self._writing() as connection:
-                await connection.execute(sa.delete(layout.plain))
+            if layout.name != OWN_ROWS:
+                await self.empty(layout)
         await self._remove_mark()
 
     async def _remove_mark(self) -> None:
@@ -247,11 +280,3 @@ class DatabaseTarget:
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         async with self._db.session_context() as session:
             yield await session.connection()
-
-
-def file_of(url: sa.URL) -> Any:
-    """Return the file that a URL names; None if it names none."""
-    from pathlib import Path
-
-    path = Path(url.database or "")
-    return path if path.is_absolute() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -41,6 +41,9 @@ class Source(Protocol):
     snapshot_at: dt.datetime
     not_copied: tuple[str, ...]
 
+    def layouts(self) -> list[Layout]:
+        """Return its tables, each behind those that it refers to."""
+
     async def count(self, layout: Layout) -> int:
         """Return the number of a table's rows."""
 
@@ -60,6 +63,13 @@ class Target(Protocol):
     name: str
     place: str
     exact_decimals: bool
+
+    async def prepare(self, source: Source) -> None:
+        """Bring its tables to the source's revision.
+
+        Raises:
+            SchemaMismatchError: they are not ours, of another version, or hold rows that would be migrated first.
+        """
 
     async def unfinished(self) -> str | None:
         """Return the identity of the source whose copy has begun here and is not complete; None if there is none."""
@@ -84,11 +94,17 @@ class Target(Protocol):
     async def digest(self, layout: Layout, number: int, span: Span) -> Digest:
         """Return the digest of what is really there in the span of a page."""
 
-    async def finish(self, source: Source, tables: Mapping[str, Sequence[Digest]]) -> None:
-        """Do what comes after the last row, and mark it as complete; `tables` has the digest of every page."""
+    async def empty(self, layout: Layout) -> None:
+        """Remove a table's rows."""
+
+    async def finish(self, source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
+        """Do what comes after the last row, and mark it as complete; each table comes with its pages' digests."""
+
+    async def settle(self) -> None:
+        """Bring its tables to this version's head, if they are of an older source's revision."""
 
     async def clear(self, layouts: Sequence[Layout]) -> None:
-        """Remove all rows and the mark: it is as it was before the copy began."""
+        """Remove the rows of tables, and the mark: it is as it was before the copy began."""
 
 
 def directory_of(end: End) -> Path | None:

@@ -22,7 +22,7 @@ class Layout:
 
     Attributes:
         table: of the metadata.
-        schema: its columns as Arrow holds them, all that there are.
+        schema: its columns as Arrow holds them; all that there are, or were at an older revision.
     """
 
     table: sa.Table
@@ -43,7 +43,7 @@ class Layout:
         """The table with texts that are taken as they are: what is stored need not be what we would store."""
         columns = [
             sa.column(column.name, sa.String() if pa.types.is_string(field.type) else column.type)
-            for column, field in zip(self.table.columns, self.schema, strict=True)
+            for column, field in self._fields
         ]
         return sa.table(self.table.name, *columns)
 
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def _fields(self) -> list[tuple[sa.Column[Any], pa.Field]]:
-        return list(zip(self.table.columns, self.schema, strict=True))
+        return [(self.table.c[field.name], field) for field in self.schema]
 
 
 def layouts(metadata: sa.MetaData = Base.metadata) -> list[Layout]:

@@ -35,6 +35,9 @@ class Span(NamedTuple):
     until: Key | None = None
 
 
+_EVERYTHING = Span()
+
+
 @dataclass(frozen=True)
 class Page:
     """All rows of a table whose keys are in a span."""
@@ -47,7 +50,7 @@ async def pages(
     connection: AsyncConnection,
     layout: Layout,
     ledger: Ledger | None = None,
-    within: Span = Span(),
+    within: Span = _EVERYTHING,
 ) -> AsyncGenerator[Page, None]:
     """Yield all rows by key, in the connection's transaction; the last page may have none.
 
@@ -88,9 +91,7 @@ class _Reader:
     def not_after(self, key: Key) -> sa.ColumnElement[bool]:
         return sa.not_(self.after(key))
 
-    async def read(
-        self, where: Sequence[sa.ColumnElement[bool]], rows: int
-    ) -> tuple[pa.RecordBatch, Key | None, bool]:
+    async def read(self, where: Sequence[sa.ColumnElement[bool]], rows: int) -> tuple[pa.RecordBatch, Key | None, bool]:
         """Return the first rows, the key of the last one in a form to go on from, and whether none follows."""
         query = sa.select(*self._layout.plain.c).where(*where)
         async with self._dialect.speaking_to_driver(self._connection):
@@ -102,7 +103,8 @@ class _Reader:
         if not found.is_last and end is not None:
             where = [*where, self.not_after(end)]
         if await self._must_look_closer(where):
-            batch, _, _ = await self._by_cells(sa.select(*self._layout.plain.c).where(*where).order_by(*self._key), rows)
+            closer = sa.select(*self._layout.plain.c).where(*where).order_by(*self._key)
+            batch, _, _ = await self._by_cells(closer, rows)
         return batch, end, found.is_last
 
     def _typed(self, end: Any) -> Key:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Literal
 
-from traderrr_data import schema
-from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError
-from traderrr_data.models import Compatibility
-from traderrr_data.schema import State
-from traderrr_data.transfer import database
+from traderrr_data.errors import ConfigurationError, CopyMismatchError
+from traderrr_data.transfer import database, parquet
 from traderrr_data.transfer.cells import refuse_unfit
-from traderrr_data.transfer.database import DatabaseTarget
+from traderrr_data.transfer.database import OWN_ROWS
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import End, Source, Target, directory_of
-from traderrr_data.transfer.layout import Layout, layouts, shown_key
+from traderrr_data.transfer.layout import Layout, shown_key
 from traderrr_data.transfer.reading import Page, Span
 from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Progress, TableCopy
-
-_OWN_ROWS = Compatibility.__tablename__
-"""The table whose rows the migrations write, in an empty database too."""
 
 
 async def copy(
@@ -34,32 +29,57 @@ async def copy(
     round_noise: bool = False,
     progress: Progress | None = None,
 ) -> CopyResult:
-    """Copy all rows of all tables, with their ids and timestamps, and compare both sides; commits."""
+    """Copy all rows of all tables, with their ids and timestamps, and compare both sides; commits.
+
+    The source is read in one snapshot and never written; whoever writes to it meanwhile is not held up. A run that was
+    killed is run again with the same arguments: what the target has of it already is compared with the source as it is
+    by then, and only what differs is written. Run again after that, it writes nothing.
+
+    Args:
+        source: a database at head (its URL or settings), or the directory of an earlier copy (a Path, or a text without
+            ``://``).
+        target: a database without rows in our tables, which is brought to head if it is not; or a directory that is
+            empty or not there, for a folder of Parquet files per table.
+        merge: bring the rows into a database that has others.
+        round_noise: round what a legacy file holds beyond a column's decimals; the result says how much.
+        progress: is told how far it is, after each page.
+
+    Raises:
+        ConfigurationError: the target holds other rows, or the end of another copy; or it is the source.
+        SchemaMismatchError: the source is not there or not at head, or the tables of the target are not ours.
+        CopyRefusedError: values cannot be copied exactly; the target is as it was before.
+        CopyMismatchError: the target does not give back what was written, or a file of the source is not what it was.
+        TransactionConflictError: another process has begun to copy to the target.
+    """
     began = time.monotonic()
-    async with _open_source(source) as origin, _open_target(target) as goal:
+    async with contextlib.AsyncExitStack() as stack:
+        directory = directory_of(target)  # refused before anything is opened
+        origin = await stack.enter_async_context(_open_source(source))
+        goal: Target = await stack.enter_async_context(
+            database.open_target(target) if directory is None else parquet.open_target(directory)  # type: ignore[arg-type]
+        )
         if origin.place == goal.place:
             raise ConfigurationError(f"source and target are the same: {origin.name}")
-        work = _Work(origin, goal, Ledger(round_noise), progress)
-        return await work.run(began)
+        return await _Work(origin, goal, Ledger(round_noise), progress).run(began)
 
 
-@contextlib.asynccontextmanager
-async def _open_source(end: End) -> AsyncIterator[Source]:
+def _open_source(end: End) -> contextlib.AbstractAsyncContextManager[Source]:
     directory = directory_of(end)
-    async with database.open_source(end) as source:
-        yield source
-
-
-@contextlib.asynccontextmanager
-async def _open_target(end: End) -> AsyncIterator[DatabaseTarget]:
-    directory = directory_of(end)
-    async with database.open_target(end) as target:
-        yield target
+    return database.open_source(end) if directory is None else parquet.open_source(directory)  # type: ignore[arg-type]
 
 
 @dataclass
-class _TableWork:
-    """What is known of one table on its way."""
+class _Table:
+    """One table on its way, and what is known of its pages.
+
+    Attributes:
+        layout: of the table.
+        rows: how many the source has.
+        is_empty: the target had none when the copy began.
+        spans: of the pages that were read.
+        digests: of their rows.
+        written: rows that were brought into the target.
+    """
 
     layout: Layout
     rows: int
@@ -72,22 +92,24 @@ class _TableWork:
 class _Work:
     """One copy on its way."""
 
-    def __init__(self, source: Source, target: DatabaseTarget, ledger: Ledger, progress: Progress | None) -> None:
+    def __init__(self, source: Source, target: Target, ledger: Ledger, progress: Progress | None) -> None:
         self._source, self._target, self._ledger, self._progress = source, target, ledger, progress
-        self._tables: list[_TableWork] = []
+        self._tables: list[_Table] = []
         self._done = 0
 
     async def run(self, began: float) -> CopyResult:
-        await self._prepare_schema()
-        resumed = await self._claim()
-        for table in self._tables:
-            await self._copy_table(table)
-        if self._ledger.count:
-            await self._target.clear([table.layout for table in self._tables if table.layout.name != _OWN_ROWS])
-            raise self._ledger.error()
-        self._done = 0
-        found = [await self._verified(table) for table in self._tables]
-        await self._target.finish(self._source, {table.layout.name: table.digests for table in self._tables})
+        await self._target.prepare(self._source)
+        unfinished = await self._target.unfinished()
+        for layout in self._source.layouts():
+            rows = await self._source.count(layout)
+            self._tables.append(_Table(layout, rows, is_empty=await self._target.count(layout) == 0))
+        resumed = unfinished == self._source.identity
+        holding = [table for table in self._tables if not table.is_empty and table.layout.name != OWN_ROWS]
+        if holding and not resumed:
+            found = await self._already_copied(holding, unfinished)
+        else:
+            found = await self._copied(resumed=resumed)
+        await self._target.settle()
         return CopyResult(
             source=self._source.name,
             target=self._target.name,
@@ -99,59 +121,80 @@ class _Work:
             seconds=time.monotonic() - began,
         )
 
-    async def _prepare_schema(self) -> None:
-        found = await self._target.status()
-        match found.state:
-            case State.FOREIGN:
-                raise schema.foreign(found)
-            case State.AHEAD | State.INCOMPATIBLE:
-                raise SchemaMismatchError(f"the target cannot take a copy: {schema.describe(found)}")
-            case State.BEHIND | State.EMPTY:
-                await self._target.upgrade()
+    async def _already_copied(self, holding: Sequence[_Table], unfinished: str | None) -> list[TableCopy]:
+        """Return what is there if it is a complete copy already; the rows of others are refused."""
+        if unfinished is not None:
+            raise ConfigurationError(f"{self._target.name} holds the unfinished copy of another source: {unfinished}")
+        names = ", ".join(table.layout.name for table in holding)
+        refusal = ConfigurationError(f"{self._target.name} holds other rows, in {names}: nothing was copied")
+        for table in self._tables:
+            if await self._target.count(table.layout) != table.rows:
+                raise refusal
+        try:
+            for table in self._tables:
+                await self._read(table, writes=False)
+            return await self._all_verified()
+        except CopyMismatchError:
+            raise refusal from None
 
-    async def _claim(self) -> bool:
-        """Make the target ours to write to, and tell whether an earlier run had begun."""
-        unfinished = await self._target.unfinished()
-        for layout in layouts():
-            rows = await self._source.count(layout)
-            self._tables.append(_TableWork(layout, rows, await self._target.count(layout) == 0))
-        holds = [table.layout.name for table in self._tables if not table.is_empty and table.layout.name != _OWN_ROWS]
-        if holds and unfinished is None:
-            raise ConfigurationError(f"{self._target.name} holds rows in {', '.join(holds)}: nothing was copied")
-        if holds and unfinished != self._source.identity:
-            raise ConfigurationError(f"{self._target.name} holds an unfinished copy of {unfinished}")
+    async def _copied(self, *, resumed: bool) -> list[TableCopy]:
         await self._target.begin(self._source)
-        return unfinished is not None
+        layouts = [table.layout for table in self._tables]
+        try:
+            for table in self._tables:
+                await self._read(table, writes=True)
+        except CopyMismatchError:
+            await self._target.clear(layouts)
+            raise
+        if self._ledger.count:
+            await self._target.clear(layouts)
+            raise self._ledger.error()
+        try:
+            found = await self._all_verified()
+        except CopyMismatchError:
+            if not resumed:
+                raise
+            # What the earlier run left lies in another order than the source's keys: all anew.
+            for table in self._tables:
+                await self._target.empty(table.layout)
+                table.is_empty, table.spans, table.digests = True, [], []
+            return await self._copied(resumed=False)
+        await self._target.finish(self._source, [(table.layout, table.digests) for table in self._tables])
+        return found
 
-    async def _copy_table(self, table: _TableWork) -> None:
+    async def _read(self, table: _Table, *, writes: bool) -> None:
+        """Read a table, check its rows, and write them; nothing more is written once a value was refused."""
         layout = table.layout
-        async with contextlib.aclosing(_ahead(self._source.pages(layout, self._ledger))) as found:
-            number = 0
-            async for page in found:
-                digest = await asyncio.to_thread(self._check, layout, page)
-                if not self._ledger.count and await self._target.write(
-                    layout, number, page, digest, is_empty=table.is_empty
-                ):
-                    table.written += page.batch.num_rows
+        async with contextlib.aclosing(_ahead(self._source.pages(layout, self._ledger))) as pages:
+            async for page in pages:
+                digest = await asyncio.to_thread(self._checked, layout, page)
+                if writes and not self._ledger.count:
+                    number = len(table.spans)
+                    if await self._target.write(layout, number, page, digest, is_empty=table.is_empty):
+                        table.written += page.batch.num_rows
                 table.spans.append(page.span)
                 table.digests.append(digest)
-                number += 1
                 self._tell("copying", table, total(table.digests).rows)
         self._done += table.rows
 
-    def _check(self, layout: Layout, page: Page) -> Digest:
+    def _checked(self, layout: Layout, page: Page) -> Digest:
         refuse_unfit(layout, page.batch, self._ledger, exact_decimals=self._target.exact_decimals)
         return digest_of(page.batch, layout.key)
 
-    async def _verified(self, table: _TableWork) -> TableCopy:
-        """Compare what the target gives back, page by page."""
-        layout, found = table.layout, []
+    async def _all_verified(self) -> list[TableCopy]:
+        self._done = 0
+        return [await self._verified(table) for table in self._tables]
+
+    async def _verified(self, table: _Table) -> TableCopy:
+        """Compare the rows read with those that the target gives back, a page's span at a time."""
+        layout = table.layout
+        found: list[Digest] = []
         for number, span in enumerate(table.spans):
             found.append(await self._target.digest(layout, number, span))
             self._tell("verifying", table, total(found).rows)
         source, target = total(table.digests), total(found)
         if source != target:
-            wrong = next(n for n, digest in enumerate(table.digests) if digest != found[n])
+            wrong = next(number for number, digest in enumerate(table.digests) if digest != found[number])
             raise CopyMismatchError(_difference(layout, table.spans[wrong], table.digests[wrong], found[wrong]))
         self._done += table.rows
         return TableCopy(
@@ -164,23 +207,23 @@ class _Work:
             largest_rounding=self._ledger.largest.get(layout.name, Decimal(0)),
         )
 
-    def _tell(self, phase: str, table: _TableWork, rows: int) -> None:
+    def _tell(self, phase: Literal["copying", "verifying"], table: _Table, rows: int) -> None:
         if self._progress is not None:
             every = sum(each.rows for each in self._tables)
             self._progress(CopyProgress(phase, table.layout.name, rows, table.rows, self._done + rows, every))
 
 
 def _difference(layout: Layout, span: Span, source: Digest, target: Digest) -> str:
-    after = "the first row" if span.after is None else f"behind {shown_key(layout.key, span.after)}"
-    until = "the last row" if span.until is None else shown_key(layout.key, span.until)
+    after = "the first row" if span.after is None else f"the row behind {shown_key(layout.key, span.after)}"
+    until = "the last" if span.until is None else shown_key(layout.key, span.until)
     return (
-        f"{layout.name} differs between {after} and {until}: {source.rows:,} rows with checksum {source.content_text}"
+        f"{layout.name} differs from {after} to {until}: {source.rows:,} rows with the checksum {source.content_text}"
         f" in the source, {target.rows:,} with {target.content_text} in the target"
     )
 
 
 async def _ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page, None]:
-    """Yield pages while the next one is being read."""
+    """Yield pages, and read the next one meanwhile."""
 
     async def following() -> Page | None:
         return await anext(pages, None)

@@ -155,9 +155,7 @@ class Carrier:
         return Piece(rows, None, self._values(numbered))
 
     def _values(self, rows: pa.Table) -> list[bytes]:
-        return fitting_values(
-            rows, most_bytes=self._limits.rows_bytes, backslash_escapes=self._sql.backslash_escapes
-        )
+        return fitting_values(rows, most_bytes=self._limits.rows_bytes, backslash_escapes=self._sql.backslash_escapes)
 
     async def run(self, statements: Sequence[str | bytes]) -> list[Sequence[Any]]:
         """Run statements in as few round trips as the size of a packet allows, and return the rows of each."""

@@ -13,7 +13,7 @@ from traderrr_data.dialects.postgresql.columns import binary
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_IDENTITY = "SELECT concat_ws(' ', current_database(), current_schema(), pg_postmaster_start_time(), inet_server_port())"
+_IDENTITY = "SELECT concat_ws(' ', current_database(), current_schema(), pg_postmaster_start_time())"
 
 
 async def _identity(connection: AsyncConnection) -> str:

@@ -25,7 +25,7 @@ _TOLD = 9 * 10**15  # last decimals: up to here a product with a power of ten is
 
 
 async def _identity(connection: AsyncConnection) -> str:
-    (_, _, file), *_ = (await connection.exec_driver_sql("PRAGMA database_list")).all()
+    file = (await connection.exec_driver_sql("PRAGMA database_list")).mappings().all()[0]["file"]
     if not file:
         return f"in memory {id(connection.sync_engine)}"
     found = await asyncio.to_thread(Path(file).stat)
@@ -41,7 +41,7 @@ async def _at_rest(url: sa.URL) -> AsyncIterator[sa.URL]:
     path = str(url.database or "")
     with contextlib.ExitStack() as stack:
         if not path.startswith("file:") and await asyncio.to_thread(_journal_mode, path) != "wal":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="traderrr-data-", ignore_cleanup_errors=True))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="traderrr-data-"))
             copy = str(Path(folder) / "copy.db")
             await asyncio.to_thread(_back_up, path, copy)
             url = url.set(database=copy)
@@ -111,7 +111,8 @@ async def _doubts(
     others = [f"({_is_odd(field)})" for field in schema if not hasattr(field.type, "scale")]
 
     def ask(*wanted: str) -> sa.Select[Any]:
-        return sa.select(*map(sa.literal_column, wanted)).select_from(table).where(*where)
+        columns: list[sa.ColumnElement[Any]] = [sa.literal_column(sql) for sql in wanted]
+        return sa.select(*columns).select_from(table).where(*where)
 
     # Nearly all files are free of doubts, and to ask for the details would take several times as long.
     in_doubt = " OR ".join([*others, *(f"NOT ({number.is_exact})" for number in numbers)])
