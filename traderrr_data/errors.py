@@ -97,7 +97,7 @@ class CopyRefusedError(TraderrrDataError):
     def __init__(self, refused: tuple[RefusedValue, ...], count: int) -> None:
         self.refused, self.count = refused, count
         listed = "; ".join(map(str, refused[:3]))
-        more = f"; and {count - 3:,} more" if count > 3 else ""  # noqa: PLR2004 - as many as are listed
+        more = f"; and {count - 3:,} more" if count > 3 else ""
         super().__init__(f"{count:,} values cannot be copied exactly, so nothing was: {listed}{more}")
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """The command ``traderrr-data``."""
 
-from traderrr_data.cli import adopt, data, files, schema
+from traderrr_data.cli import adopt, copy, data, files, schema
 from traderrr_data.cli.app import add, main
 
 __all__ = ["main"]
@@ -11,6 +11,7 @@ add(data.show, "show AAPL --last 5")
 add(data.coverage, "coverage --ticker AAPL --ticker MSFT")
 add(data.diff, "diff --since 2026-11-20")
 add(files.export, "export --output bars.parquet --ticker AAPL --start 2024-01-01")
+add(copy.copy, "copy sqlite:///data/market_data.db postgresql://user:password@host/name")
 add(data.info, "--json info")
 add(adopt.adopt, "adopt market_data.db --dry-run")
 add(adopt.rename_timeframe, "rename-timeframe unknown 1m --ticker AAPL")

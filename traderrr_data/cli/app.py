@@ -8,7 +8,7 @@ import logging.config
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,8 +62,12 @@ class Invocation:
             async with DatabaseManager(settings or self.settings) as db:
                 return await work(db)
 
+        return self.wait(with_manager)
+
+    def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what a coroutine function returns, run in an event loop of its own."""
         try:
-            return asyncio.run(with_manager())
+            return asyncio.run(work())
         except KeyboardInterrupt:
             raise InterruptedCommandError from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
@@ -215,9 +215,9 @@ class DatabaseTarget:
         async with _reading(self._db) as connection:
             return await _count(connection, layout)
 
-    async def write(self, layout: Layout, _number: int, page: Page, digest: Digest, *, is_empty: bool) -> bool:
+    async def write(self, layout: Layout, number: int, page: Page, digest: Digest, *, is_empty: bool) -> bool:
         """Make a page's range hold just its rows, in one transaction; False if it did already."""
-        if not is_empty and await self._holds(layout, page.span, digest):
+        if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
         async with self._writing() as connection:
             mine = _unfinished.update().where(_unfinished.c.run == self._run)
@@ -227,15 +227,19 @@ class DatabaseTarget:
             if not is_empty:
                 await connection.execute(sa.delete(layout.plain).where(*self._in_span(layout, page.span)))
             if page.batch.num_rows:
-                await self._insert(connection, layout, page.batch)
+                await self.insert(connection, layout, pa.Table.from_batches([page.batch]))
         return True
 
     async def digest(self, layout: Layout, _number: int, span: Span) -> Digest:
-        """Return the digest of what is really there in a span."""
-        async with _reading(self._db) as connection:
-            found = pages(connection, layout, None, span)
-            async with contextlib.aclosing(found):
+        """Return the digest of what is really there in a span; that of no rows if a cell is none that we write."""
+        async with (
+            _reading(self._db) as connection,
+            contextlib.aclosing(pages(connection, layout, None, span)) as found,
+        ):
+            try:
                 return total([digest_of(page.batch, layout.key) async for page in found])
+            except ValueError:
+                return Digest()
 
     async def empty(self, layout: Layout) -> None:
         """Remove a table's rows."""
@@ -244,10 +248,14 @@ class DatabaseTarget:
 
     async def finish(self, _source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
         """Put the next ids behind those that were copied, and take the mark away."""
-        async with self._writing() as connection:
-            for layout, _ in tables:
-                await self._db.dialect.copying.put_ids_behind(connection, layout.table)
+        await self.put_ids_behind([layout for layout, _ in tables])
         await self._remove_mark()
+
+    async def put_ids_behind(self, found: Sequence[Layout]) -> None:
+        """Have the next ids that the database gives come behind all that are there."""
+        async with self._writing() as connection:
+            for layout in found:
+                await self._db.dialect.copying.put_ids_behind(connection, layout.table)
 
     async def clear(self, found: Sequence[Layout]) -> None:
         """Remove all rows and the mark."""
@@ -260,23 +268,25 @@ class DatabaseTarget:
         async with self._db.engine.begin() as connection:
             await connection.run_sync(_unfinished.drop, checkfirst=True)
 
-    async def _holds(self, layout: Layout, span: Span, digest: Digest) -> bool:
-        try:
-            return await self.digest(layout, 0, span) == digest
-        except ValueError:  # a cell that none of our copies holds
-            return False
-
     def _in_span(self, layout: Layout, span: Span) -> list[sa.ColumnElement[bool]]:
         key = [layout.plain.c[name] for name in layout.key]
         behind = [] if span.after is None else [self._db.dialect.after_key(key, span.after)]
         return behind if span.until is None else [*behind, sa.not_(self._db.dialect.after_key(key, span.until))]
 
-    async def _insert(self, connection: AsyncConnection, layout: Layout, batch: pa.RecordBatch) -> None:
-        rows = pa.Table.from_batches([batch])
+    async def insert(self, connection: AsyncConnection, layout: Layout, rows: pa.Table) -> None:
+        """Insert rows as they are, in a transaction that has begun; a key that is stored is an error."""
         async with self._db.dialect.speaking_to_driver(connection):
             await self._db.dialect.copying.insert_columns(connection, layout.table, rows)
 
+    def reading(self) -> AsyncConnection:
+        """Return a connection for reading only, which is opened by `async with`."""
+        return _reading(self._db)
+
+    def session(self) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
+        """Give a session that commits at the end."""
+        return self._db.session_context()
+
     @contextlib.asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        async with self._db.session_context() as session:
+        async with self.session() as session:
             yield await session.connection()

@@ -51,6 +51,7 @@ async def pages(
     layout: Layout,
     ledger: Ledger | None = None,
     within: Span = _EVERYTHING,
+    where: Sequence[sa.ColumnElement[bool]] = (),
 ) -> AsyncGenerator[Page, None]:
     """Yield all rows by key, in the connection's transaction; the last page may have none.
 
@@ -58,13 +59,14 @@ async def pages(
         connection: it is used for nothing else meanwhile.
         layout: of the table.
         ledger: notes what cannot be read exactly, and whether to round.
-        within: the rows wanted.
+        within: the keys wanted.
+        where: what else the rows must be.
 
     Raises:
         ValueError: a cell cannot be read exactly, and there is no ledger.
     """
     reader = _Reader(connection, layout, ledger)
-    bounds = [] if within.until is None else [reader.not_after(within.until)]
+    bounds = [*where, *([] if within.until is None else [reader.not_after(within.until)])]
     rows = _FIRST_ROWS_OF_LONG_TEXTS if layout.has_long_texts else _MOST_ROWS
     begin, stored = within.after, within.after
     while True:

@@ -14,10 +14,13 @@ from traderrr_data.transfer.digest import Digest
 _LISTED = 100
 
 
+Phase: TypeAlias = Literal["checking", "copying", "verifying"]
+
+
 class CopyProgress(NamedTuple):
     """How far a copy is: in which table, how many of its rows are done, and how many there are."""
 
-    phase: Literal["copying", "verifying"]
+    phase: Phase
     table: str
     rows: int
     of_rows: int
@@ -39,6 +42,7 @@ class TableCopy:
         written: rows that this run brought into the target.
         found: rows that the target held already.
         replaced: of those written, the ones that took the place of another version of theirs (a merge's conflicts).
+        kept: rows that the target holds in another version, which is final or was observed later (a merge's, too).
         renumbered: of those written, the ones whose id was another row's in the target (only a merge's).
         rounded: numbers that were rounded to their column's decimals.
         largest_rounding: by how much the most.
@@ -50,6 +54,7 @@ class TableCopy:
     written: int = 0
     found: int = 0
     replaced: int = 0
+    kept: int = 0
     renumbered: int = 0
     rounded: int = 0
     largest_rounding: Decimal = Decimal(0)

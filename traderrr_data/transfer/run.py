@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
+
+import pyarrow.compute as pc
 
 from traderrr_data.errors import ConfigurationError, CopyMismatchError
 from traderrr_data.transfer import database, parquet
@@ -17,8 +20,9 @@ from traderrr_data.transfer.database import OWN_ROWS
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import End, Source, Target, directory_of
 from traderrr_data.transfer.layout import Layout, shown_key
+from traderrr_data.transfer.merging import Merging, identified
 from traderrr_data.transfer.reading import Page, Span
-from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Progress, TableCopy
+from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Phase, Progress, TableCopy
 
 
 async def copy(
@@ -60,7 +64,12 @@ async def copy(
         )
         if origin.place == goal.place:
             raise ConfigurationError(f"source and target are the same: {origin.name}")
-        return await _Work(origin, goal, Ledger(round_noise), progress).run(began)
+        work = _Work(origin, goal, Ledger(round_noise), progress)
+        if not merge:
+            return await work.run(began)
+        if not isinstance(goal, database.DatabaseTarget):
+            raise ConfigurationError("only a database can be merged into: a directory holds one copy")
+        return await work.merge(goal, began)
 
 
 def _open_source(end: End) -> contextlib.AbstractAsyncContextManager[Source]:
@@ -79,6 +88,7 @@ class _Table:
         spans: of the pages that were read.
         digests: of their rows.
         written: rows that were brought into the target.
+        largest_id: of all rows.
     """
 
     layout: Layout
@@ -87,6 +97,7 @@ class _Table:
     spans: list[Span] = field(default_factory=list)
     digests: list[Digest] = field(default_factory=list)
     written: int = 0
+    largest_id: int = 0
 
 
 class _Work:
@@ -95,7 +106,7 @@ class _Work:
     def __init__(self, source: Source, target: Target, ledger: Ledger, progress: Progress | None) -> None:
         self._source, self._target, self._ledger, self._progress = source, target, ledger, progress
         self._tables: list[_Table] = []
-        self._done = 0
+        self._done: dict[Phase, dict[str, int]] = {}
 
     async def run(self, began: float) -> CopyResult:
         await self._target.prepare(self._source)
@@ -110,12 +121,39 @@ class _Work:
         else:
             found = await self._copied(resumed=resumed)
         await self._target.settle()
+        return self._result(found, began, resumed=resumed)
+
+    async def merge(self, target: database.DatabaseTarget, began: float) -> CopyResult:
+        """Bring the rows into a target that has others; all are checked before the first is written."""
+        merging = Merging(self._source, target, rounds=self._ledger.rounds, tell=self._tell)
+        await merging.refuse_wrong_ends()
+        tables = [identified(layout) for layout in self._source.layouts()]
+        for table in tables:
+            self._tables.append(_Table(table.layout, await self._source.count(table.layout), is_empty=False))
+        for read, table in zip(self._tables, tables, strict=True):
+            await self._read(read, "checking")
+            table.largest_id = read.largest_id
+        if self._ledger.count:
+            raise self._ledger.error()
+        for table in tables:
+            await merging.merge(table)
+        await target.put_ids_behind([table.layout for table in tables])
+        return self._result([await merging.verified(table) for table in tables], began, resumed=False)
+
+    def _result(self, found: Sequence[TableCopy], began: float, *, resumed: bool) -> CopyResult:
+        rounded, largest = self._ledger.rounded, self._ledger.largest
+        tables = tuple(
+            dataclasses.replace(
+                table, rounded=rounded.get(table.table, 0), largest_rounding=largest.get(table.table, Decimal(0))
+            )
+            for table in found
+        )
         return CopyResult(
             source=self._source.name,
             target=self._target.name,
             revision=self._source.revision,
             snapshot_at=self._source.snapshot_at,
-            tables=tuple(found),
+            tables=tables,
             not_copied=self._source.not_copied,
             resumed=resumed,
             seconds=time.monotonic() - began,
@@ -132,7 +170,7 @@ class _Work:
                 raise refusal
         try:
             for table in self._tables:
-                await self._read(table, writes=False)
+                await self._read(table, "checking")
             return await self._all_verified()
         except CopyMismatchError:
             raise refusal from None
@@ -142,7 +180,7 @@ class _Work:
         layouts = [table.layout for table in self._tables]
         try:
             for table in self._tables:
-                await self._read(table, writes=True)
+                await self._read(table, "copying")
         except CopyMismatchError:
             await self._target.clear(layouts)
             raise
@@ -162,27 +200,28 @@ class _Work:
         await self._target.finish(self._source, [(table.layout, table.digests) for table in self._tables])
         return found
 
-    async def _read(self, table: _Table, *, writes: bool) -> None:
-        """Read a table, check its rows, and write them; nothing more is written once a value was refused."""
+    async def _read(self, table: _Table, phase: Literal["checking", "copying"]) -> None:
+        """Read a table and check its rows; copying them ends once a value was refused."""
         layout = table.layout
         async with contextlib.aclosing(_ahead(self._source.pages(layout, self._ledger))) as pages:
             async for page in pages:
-                digest = await asyncio.to_thread(self._checked, layout, page)
-                if writes and not self._ledger.count:
+                digest = await asyncio.to_thread(self._checked, table, page)
+                if phase == "copying" and not self._ledger.count:
                     number = len(table.spans)
                     if await self._target.write(layout, number, page, digest, is_empty=table.is_empty):
                         table.written += page.batch.num_rows
                 table.spans.append(page.span)
                 table.digests.append(digest)
-                self._tell("copying", table, total(table.digests).rows)
-        self._done += table.rows
+                self._tell(phase, layout, page.batch.num_rows)
 
-    def _checked(self, layout: Layout, page: Page) -> Digest:
+    def _checked(self, table: _Table, page: Page) -> Digest:
+        layout = table.layout
         refuse_unfit(layout, page.batch, self._ledger, exact_decimals=self._target.exact_decimals)
+        if (numbered := layout.table.autoincrement_column) is not None:
+            table.largest_id = max(table.largest_id, pc.max(page.batch[numbered.name]).as_py() or 0)
         return digest_of(page.batch, layout.key)
 
     async def _all_verified(self) -> list[TableCopy]:
-        self._done = 0
         return [await self._verified(table) for table in self._tables]
 
     async def _verified(self, table: _Table) -> TableCopy:
@@ -191,26 +230,25 @@ class _Work:
         found: list[Digest] = []
         for number, span in enumerate(table.spans):
             found.append(await self._target.digest(layout, number, span))
-            self._tell("verifying", table, total(found).rows)
+            self._tell("verifying", layout, found[-1].rows)
         source, target = total(table.digests), total(found)
         if source != target:
             wrong = next(number for number, digest in enumerate(table.digests) if digest != found[number])
             raise CopyMismatchError(_difference(layout, table.spans[wrong], table.digests[wrong], found[wrong]))
-        self._done += table.rows
-        return TableCopy(
-            table=layout.name,
-            source=source,
-            target=target,
-            written=table.written,
-            found=target.rows - table.written,
-            rounded=self._ledger.rounded.get(layout.name, 0),
-            largest_rounding=self._ledger.largest.get(layout.name, Decimal(0)),
-        )
+        return TableCopy(layout.name, source, target, written=table.written, found=target.rows - table.written)
 
-    def _tell(self, phase: Literal["copying", "verifying"], table: _Table, rows: int) -> None:
-        if self._progress is not None:
-            every = sum(each.rows for each in self._tables)
-            self._progress(CopyProgress(phase, table.layout.name, rows, table.rows, self._done + rows, every))
+    def _tell(self, phase: Phase, layout: Layout, rows: int) -> None:
+        """Tell of some rows more."""
+        if self._progress is None:
+            return
+        done = self._done.setdefault(phase, {})
+        done[layout.name] = done.get(layout.name, 0) + rows
+        of_rows = {table.layout.name: table.rows for table in self._tables}
+        self._progress(
+            CopyProgress(
+                phase, layout.name, done[layout.name], of_rows[layout.name], sum(done.values()), sum(of_rows.values())
+            )
+        )
 
 
 def _difference(layout: Layout, span: Span, source: Digest, target: Digest) -> str:
