@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,9 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for a database, itself or through a fixture, on each wanted one."""
-    if "backend" in metafunc.fixturenames:
-        wanted = dict.fromkeys(metafunc.config.getoption("--database") or DEFAULT_DATABASES)
-        metafunc.parametrize("backend", list(wanted), indirect=True, scope="session")
+    wanted = list(dict.fromkeys(metafunc.config.getoption("--database") or DEFAULT_DATABASES))
+    for fixture in ("backend", "other"):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, wanted, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,7 +89,27 @@ def _running(server: contextlib.AbstractContextManager[_AnyServer]) -> Iterator[
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """The database that the test runs on."""
-    name: str = request.param
+    yield from _backend(request.param, request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """The second database of a test that has two: it runs on every pair of the wanted ones."""
+    yield from _backend(request.param, request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def every_backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sequence[Backend]]:
+    """All wanted databases, for a test that goes through them one after the other."""
+    wanted = dict.fromkeys(request.config.getoption("--database") or DEFAULT_DATABASES)
+    with contextlib.ExitStack() as stack:
+        open_one = contextlib.contextmanager(_backend)
+        yield [stack.enter_context(open_one(name, request, tmp_path_factory)) for name in wanted]
+
+
+def _backend(name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     if name == "sqlite":
         yield SqliteBackend(tmp_path_factory.mktemp("sqlite"))
         return
@@ -113,6 +134,14 @@ def empty_url(backend: Backend) -> Iterator[str]:
     url = backend.create_database()
     yield url
     backend.drop_database(url)
+
+
+@pytest.fixture
+def other_url(other: Backend) -> Iterator[str]:
+    """The URL of a new, empty database of the second kind."""
+    url = other.create_database()
+    yield url
+    other.drop_database(url)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ _unfinished = sa.Table(
 
 
 @contextlib.asynccontextmanager
-async def open_source(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseSource]:
+async def open_source(end: str | sa.URL | Settings, *, batch_rows: int) -> AsyncIterator[DatabaseSource]:
     """Give one snapshot of a database, which must be at this version's head and have no unfinished copy in it.
 
     Raises:
@@ -69,7 +69,7 @@ async def open_source(end: str | sa.URL | Settings) -> AsyncIterator[DatabaseSou
             if UNFINISHED_TABLE in inside:
                 raise SchemaMismatchError(f"{db.database_url} is itself a copy that is not complete: finish it first")
             others = tuple(_not_ours(inside))
-            yield DatabaseSource(db, connection, place=place, snapshot_at=now, not_copied=others)
+            yield DatabaseSource(db, connection, place=place, snapshot_at=now, not_copied=others, batch_rows=batch_rows)
 
 
 @contextlib.asynccontextmanager
@@ -132,8 +132,9 @@ class DatabaseSource:
         place: str,
         snapshot_at: dt.datetime,
         not_copied: tuple[str, ...],
+        batch_rows: int,
     ) -> None:
-        self._connection = connection
+        self._connection, self._batch_rows = connection, batch_rows
         self.name, self.identity, self.place = db.database_url, _identity(db), place
         self.engine = " ".join([db.dialect.name, *map(str, (connection.dialect.server_version_info or ())[:3])])
         self.revision, self.snapshot_at, self.not_copied = schema.head(), snapshot_at, not_copied
@@ -148,7 +149,7 @@ class DatabaseSource:
 
     def pages(self, layout: Layout, ledger: Ledger) -> AsyncGenerator[Page, None]:
         """Yield a table's rows by their key."""
-        return pages(self._connection, layout, ledger)
+        return pages(self._connection, layout, ledger, most_rows=self._batch_rows)
 
 
 async def _count(connection: AsyncConnection, layout: Layout) -> int:
@@ -234,7 +235,7 @@ class DatabaseTarget:
         """Return the digest of what is really there in a span; that of no rows if a cell is none that we write."""
         async with (
             _reading(self._db) as connection,
-            contextlib.aclosing(pages(connection, layout, None, span)) as found,
+            contextlib.aclosing(pages(connection, layout, within=span)) as found,
         ):
             try:
                 return total([digest_of(page.batch, layout.key) async for page in found])

@@ -234,7 +234,7 @@ async def _stored(connection: AsyncConnection, table: Identified, page: Page, ke
     """Return what the target holds under the natural keys of a page, by the keys."""
     found: dict[Hash, Hash] = {}
     if table.id_name is None:
-        async with contextlib.aclosing(pages(connection, table.layout, None, page.span)) as stored:
+        async with contextlib.aclosing(pages(connection, table.layout, within=page.span)) as stored:
             async for theirs in stored:
                 found |= await asyncio.to_thread(_by_key, table, theirs.batch)
         return found
@@ -242,7 +242,7 @@ async def _stored(connection: AsyncConnection, table: Identified, page: Page, ke
     for some in _chunks(values):
         columns = [table.layout.plain.c[name] for name in table.key]
         where = sa.tuple_(*columns).in_(some)
-        async with contextlib.aclosing(pages(connection, table.layout, None, where=[where])) as stored:
+        async with contextlib.aclosing(pages(connection, table.layout, where=[where])) as stored:
             async for theirs in stored:
                 found |= _by_key(table, theirs.batch)
     return found

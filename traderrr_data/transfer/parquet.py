@@ -34,11 +34,10 @@ UNFINISHED = ".unfinished.json"
 
 _FORMAT = 1
 _PART = re.compile(r"\.?part-\d+\.parquet(\.new)?")
-_ROWS = 50_000
 
 
 @contextlib.asynccontextmanager
-async def open_source(directory: Path) -> AsyncIterator[ParquetSource]:
+async def open_source(directory: Path, *, batch_rows: int) -> AsyncIterator[ParquetSource]:
     """Give the copy that a directory holds.
 
     Raises:
@@ -47,7 +46,7 @@ async def open_source(directory: Path) -> AsyncIterator[ParquetSource]:
     manifest = await asyncio.to_thread(_read_manifest, directory)
     try:
         _refuse_other_tables(directory, manifest)
-        source = ParquetSource(directory, manifest)
+        source = ParquetSource(directory, manifest, batch_rows)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaMismatchError(f"{directory / MANIFEST} is not as it was written: {error!r}") from error
     yield source
@@ -99,8 +98,8 @@ def _place(directory: Path) -> str:
 class ParquetSource:
     """The copy in a directory; see `ends.Source`."""
 
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
-        self._directory, self._manifest = directory, manifest
+    def __init__(self, directory: Path, manifest: Mapping[str, Any], batch_rows: int) -> None:
+        self._directory, self._manifest, self._batch_rows = directory, manifest, batch_rows
         self.name, self.identity, self.place = str(directory), _place(directory), _place(directory)
         self.engine: str = manifest["engine"]
         self.revision: str = manifest["revision"]
@@ -143,7 +142,7 @@ class ParquetSource:
         digest = digest_of(rows, layout.key)
         if (digest.rows, digest.content_text) != (part["rows"], part["checksum"]):
             raise CopyMismatchError(f"{path} is not as it was written: its checksum differs from {MANIFEST}'s")
-        return list(rows.to_batches(max_chunksize=_ROWS))
+        return list(rows.to_batches(max_chunksize=self._batch_rows))
 
     def _table(self, layout: Layout) -> Mapping[str, Any]:
         table: Mapping[str, Any] = self._manifest["tables"][layout.name]

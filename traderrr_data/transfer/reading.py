@@ -22,7 +22,7 @@ from traderrr_data.transfer.result import Ledger
 
 Key: TypeAlias = tuple[Any, ...]
 
-_MOST_ROWS = 50_000
+ROWS_A_PAGE = 50_000
 _FIRST_ROWS_OF_LONG_TEXTS = 500
 _FEWEST_ROWS = 20
 _BYTES_A_PAGE = 32 << 20
@@ -50,8 +50,10 @@ async def pages(
     connection: AsyncConnection,
     layout: Layout,
     ledger: Ledger | None = None,
+    *,
     within: Span = _EVERYTHING,
     where: Sequence[sa.ColumnElement[bool]] = (),
+    most_rows: int = ROWS_A_PAGE,
 ) -> AsyncGenerator[Page, None]:
     """Yield all rows by key, in the connection's transaction; the last page may have none.
 
@@ -61,13 +63,14 @@ async def pages(
         ledger: notes what cannot be read exactly, and whether to round.
         within: the keys wanted.
         where: what else the rows must be.
+        most_rows: of a page; there are fewer where they are long.
 
     Raises:
         ValueError: a cell cannot be read exactly, and there is no ledger.
     """
     reader = _Reader(connection, layout, ledger)
     bounds = [*where, *([] if within.until is None else [reader.not_after(within.until)])]
-    rows = _FIRST_ROWS_OF_LONG_TEXTS if layout.has_long_texts else _MOST_ROWS
+    rows = min(most_rows, _FIRST_ROWS_OF_LONG_TEXTS) if layout.has_long_texts else most_rows
     begin, stored = within.after, within.after
     while True:
         behind = [] if stored is None else [reader.after(stored)]
@@ -78,7 +81,7 @@ async def pages(
         end = key_of(layout, batch.slice(batch.num_rows - 1).select(list(layout.key)).to_pylist()[0])
         yield Page(batch, Span(begin, end))
         begin = end
-        rows = max(_FEWEST_ROWS, min(_MOST_ROWS, _BYTES_A_PAGE // (batch.nbytes // batch.num_rows + 1)))
+        rows = min(most_rows, max(_FEWEST_ROWS, _BYTES_A_PAGE // (batch.nbytes // batch.num_rows + 1)))
 
 
 class _Reader:

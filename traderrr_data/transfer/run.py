@@ -21,7 +21,7 @@ from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import End, Source, Target, directory_of
 from traderrr_data.transfer.layout import Layout, shown_key
 from traderrr_data.transfer.merging import Merging, identified
-from traderrr_data.transfer.reading import Page, Span
+from traderrr_data.transfer.reading import ROWS_A_PAGE, Page, Span
 from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Phase, Progress, TableCopy
 
 
@@ -32,6 +32,7 @@ async def copy(
     merge: bool = False,
     round_noise: bool = False,
     progress: Progress | None = None,
+    batch_rows: int = ROWS_A_PAGE,
 ) -> CopyResult:
     """Copy all rows of all tables, with their ids and timestamps, and compare both sides; commits.
 
@@ -46,7 +47,8 @@ async def copy(
             empty or not there, for a folder of Parquet files per table.
         merge: bring the rows into a database that has others.
         round_noise: round what a legacy file holds beyond a column's decimals; the result says how much.
-        progress: is told how far it is, after each page.
+        progress: is told how far it is, after each batch.
+        batch_rows: how many rows are in memory, and in a transaction or a file, at most; fewer where they are long.
 
     Raises:
         ConfigurationError: the target holds other rows, or the end of another copy; or it is the source.
@@ -56,9 +58,11 @@ async def copy(
         TransactionConflictError: another process has begun to copy to the target.
     """
     began = time.monotonic()
+    if batch_rows < 1:
+        raise ConfigurationError(f"batch_rows is a number of rows, not {batch_rows}")
     async with contextlib.AsyncExitStack() as stack:
         directory = directory_of(target)  # refused before anything is opened
-        origin = await stack.enter_async_context(_open_source(source))
+        origin = await stack.enter_async_context(_open_source(source, batch_rows))
         goal: Target = await stack.enter_async_context(
             database.open_target(target) if directory is None else parquet.open_target(directory)  # type: ignore[arg-type]
         )
@@ -72,9 +76,11 @@ async def copy(
         return await work.merge(goal, began)
 
 
-def _open_source(end: End) -> contextlib.AbstractAsyncContextManager[Source]:
+def _open_source(end: End, batch_rows: int) -> contextlib.AbstractAsyncContextManager[Source]:
     directory = directory_of(end)
-    return database.open_source(end) if directory is None else parquet.open_source(directory)  # type: ignore[arg-type]
+    if directory is None:
+        return database.open_source(end, batch_rows=batch_rows)  # type: ignore[arg-type]
+    return parquet.open_source(directory, batch_rows=batch_rows)
 
 
 @dataclass
