@@ -175,12 +175,15 @@ class DatabaseTarget:
                 raise SchemaMismatchError(f"the target cannot take a copy: {schema.describe(found)}")
         if found.revision == source.revision:
             return
+        holding = await self._holding()
+        if found.state is State.CURRENT and holding:
+            return  # a copy that was upgraded since, or other rows: that is still to be seen
         if found.state is not State.EMPTY and source.revision != found.head:
             raise SchemaMismatchError(
                 f"{source.name} is of revision {source.revision}, and {self.name} of {found.revision}: copy into a"
                 " database without our tables, which is upgraded once the rows are there"
             )
-        if (holding := await self._holding()) and found.state is State.BEHIND:
+        if found.state is State.BEHIND and holding:
             raise SchemaMismatchError(f"{schema.describe(found)} (the target holds rows in {', '.join(holding)})")
         await schema.upgrade(self._db.engine, source.revision)
 
