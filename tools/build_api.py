@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import traderrr_data
-from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading
+from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading, transfer
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
 WIDTH = 110
@@ -78,6 +78,7 @@ def api() -> str:
         section(
             "traderrr_data.adopt: files of the old application", [adopt.adopt, adopt.AdoptionReport, adopt.TableReport]
         ),
+        section("traderrr_data.transfer: copying databases", members(transfer)),
         section("traderrr_data.sample: real bars to try things on", members(sample)),
     ]
     return "\n".join(sections)

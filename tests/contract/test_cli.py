@@ -344,7 +344,7 @@ def test_every_command_has_an_example_in_its_help() -> None:
     names = [line.split()[0] for line in commands.splitlines() if line]
     assert "..." not in commands
     assert names == [
-        *("quickstart", "ingest", "show", "coverage", "diff", "export", "info", "adopt", "rename-timeframe"),
+        *("quickstart", "ingest", "show", "coverage", "diff", "export", "copy", "info", "adopt", "rename-timeframe"),
         *("upgrade", "downgrade", "current", "history", "check", "sql"),
     ]
     for name in names:

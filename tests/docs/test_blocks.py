@@ -33,6 +33,9 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "performance.md",
         "python -m benchmarks --database postgresql --workload W2 --workload W3 --rows 1000000 --repeat 5",
     ): "takes long; tests/contract/test_benchmarks.py runs it on a few rows",
+    ("copying.md", "traderrr-data copy sqlite:///data/market_data.db postgresql://user:password@host/name"): (
+        "needs two servers; tests/contract/test_copy.py copies between every two databases"
+    ),
     ("schema.md", "erDiagram"): "is a diagram; test_schema.py compares it with the models",
 }
 

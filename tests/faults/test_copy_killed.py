@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tests.backends import Backend
 from tests.filled import fill
 from tests.project import ROOT
 from traderrr_data import Base, DatabaseManager, TraderrrDataError, schema, transfer
@@ -32,6 +33,14 @@ merge = sys.argv[3] == "merge"
 asyncio.run(transfer.copy(sys.argv[1], sys.argv[2], batch_rows={BATCH}, progress=tell, merge=merge))
 print("done", flush=True)
 """
+
+
+@pytest.fixture
+def target_url(backend: Backend) -> Iterator[str]:
+    """The URL of another new, empty database, where it does not matter of which kind."""
+    url = backend.create_database()
+    yield url
+    backend.drop_database(url)
 
 
 @contextlib.contextmanager
@@ -102,7 +111,7 @@ async def test_a_killed_copy_goes_on_where_it_was_on_every_pair(empty_url: str, 
     assert (await transfer.copy(empty_url, other_url, batch_rows=BATCH)).written == 0
 
 
-async def test_a_killed_copy_to_files_is_whole_or_no_copy(empty_url: str, other_url: str, tmp_path: Path) -> None:
+async def test_a_killed_copy_to_files_is_whole_or_no_copy(empty_url: str, target_url: str, tmp_path: Path) -> None:
     rows = await filled(empty_url)
     steps = steps_of_a_copy(empty_url, str(tmp_path / "whole"))
     directory = tmp_path / "files"
@@ -110,27 +119,27 @@ async def test_a_killed_copy_to_files_is_whole_or_no_copy(empty_url: str, other_
         kill_at(empty_url, str(directory), step)
         if not (directory / "manifest.json").exists():
             with pytest.raises(TraderrrDataError, match=r"no copy|not complete|no directory"):
-                await transfer.copy(directory, other_url)
+                await transfer.copy(directory, target_url)
     await transfer.copy(empty_url, directory, batch_rows=BATCH)
     names = [
         sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (directory, tmp_path / "whole")
     ]
     assert names[0] == names[1]
     for step in some_of(steps)[1::2]:
-        kill_at(str(directory), other_url, step)
-    await transfer.copy(directory, other_url, batch_rows=BATCH)
-    assert await rows_of(other_url) == rows
+        kill_at(str(directory), target_url, step)
+    await transfer.copy(directory, target_url, batch_rows=BATCH)
+    assert await rows_of(target_url) == rows
 
 
-async def test_a_killed_merge_can_be_run_again(empty_url: str, other_url: str) -> None:
+async def test_a_killed_merge_can_be_run_again(empty_url: str, target_url: str) -> None:
     await filled(empty_url)
-    async with DatabaseManager(other_url) as db:
+    async with DatabaseManager(target_url) as db:
         await db.init_db()
         await fill(db)
     for step in (20, 26, 32):
-        kill_at(empty_url, other_url, step, "merge")
-    await transfer.copy(empty_url, other_url, merge=True, batch_rows=BATCH)
-    merged = await rows_of(other_url)
-    again = await transfer.copy(empty_url, other_url, merge=True)
+        kill_at(empty_url, target_url, step, "merge")
+    await transfer.copy(empty_url, target_url, merge=True, batch_rows=BATCH)
+    merged = await rows_of(target_url)
+    again = await transfer.copy(empty_url, target_url, merge=True)
     assert again.written == 0
-    assert await rows_of(other_url) == merged
+    assert await rows_of(target_url) == merged

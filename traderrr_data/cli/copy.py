@@ -31,9 +31,9 @@ def copy(
         bool, typer.Option("--round", help="Round numbers of legacy files to the decimals of their columns.")
     ] = False,
 ) -> None:
-    """Copy all tables into another database, or to and from a directory of Parquet files.
+    """Copy a database into another one, or to and from Parquet files.
 
-    Rows keep their ids and timestamps. They are those of one moment, whoever writes to the source meanwhile, and each
+    All tables are copied. Rows keep their ids and timestamps. They are those of one moment, whoever writes to the source meanwhile, and each
     table is read back and compared. A copy that was interrupted goes on when the command is run again; until it is
     complete the target says so. A value that the target cannot hold exactly is listed, and then nothing is copied.
     """

@@ -22,7 +22,7 @@ from traderrr_data.transfer.result import Ledger
 
 Key: TypeAlias = tuple[Any, ...]
 
-ROWS_A_PAGE = 50_000
+_ROWS_A_PAGE = 50_000
 _FIRST_ROWS_OF_LONG_TEXTS = 500
 _FEWEST_ROWS = 20
 _BYTES_A_PAGE = 32 << 20
@@ -53,7 +53,7 @@ async def pages(
     *,
     within: Span = _EVERYTHING,
     where: Sequence[sa.ColumnElement[bool]] = (),
-    most_rows: int = ROWS_A_PAGE,
+    most_rows: int = _ROWS_A_PAGE,
 ) -> AsyncGenerator[Page, None]:
     """Yield all rows by key, in the connection's transaction; the last page may have none.
 

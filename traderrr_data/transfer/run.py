@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Literal
 
 import pyarrow.compute as pc
+import sqlalchemy as sa
 
 from traderrr_data.errors import ConfigurationError, CopyMismatchError
+from traderrr_data.settings import Settings
 from traderrr_data.transfer import database, parquet
 from traderrr_data.transfer.cells import refuse_unfit
 from traderrr_data.transfer.database import OWN_ROWS
@@ -21,18 +24,18 @@ from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import End, Source, Target, directory_of
 from traderrr_data.transfer.layout import Layout, shown_key
 from traderrr_data.transfer.merging import Merging, identified
-from traderrr_data.transfer.reading import ROWS_A_PAGE, Page, Span
+from traderrr_data.transfer.reading import Page, Span
 from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Phase, Progress, TableCopy
 
 
 async def copy(
-    source: End,
-    target: End,
+    source: str | Path | sa.URL | Settings,
+    target: str | Path | sa.URL | Settings,
     *,
     merge: bool = False,
     round_noise: bool = False,
-    progress: Progress | None = None,
-    batch_rows: int = ROWS_A_PAGE,
+    progress: Callable[[CopyProgress], object] | None = None,
+    batch_rows: int = 50_000,
 ) -> CopyResult:
     """Copy all rows of all tables, with their ids and timestamps, and compare both sides; commits.
 
