@@ -31,11 +31,12 @@ def copy(
         bool, typer.Option("--round", help="Round numbers of legacy files to the decimals of their columns.")
     ] = False,
 ) -> None:
-    """Copy a database into another one, or to and from Parquet files.
+    """Copy a database into another one or into files, or back.
 
-    All tables are copied. Rows keep their ids and timestamps. They are those of one moment, whoever writes to the source meanwhile, and each
-    table is read back and compared. A copy that was interrupted goes on when the command is run again; until it is
-    complete the target says so. A value that the target cannot hold exactly is listed, and then nothing is copied.
+    All tables are copied: into another database, or to and from a directory of Parquet files. Rows keep their ids and
+    timestamps. They are those of one moment, whoever writes to the source meanwhile, and each table is read back and
+    compared. A copy that was interrupted goes on when the command is run again; until it is complete the target says
+    so. A value that the target cannot hold exactly is listed, and then nothing is copied.
     """
     from traderrr_data import transfer  # noqa: PLC0415 - it loads pyarrow
 
