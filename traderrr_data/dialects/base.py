@@ -227,6 +227,7 @@ class Copying:
             be on this database.
         raw_cells: the rows of a query as they are stored; numbers, dates and instants of a server as their texts. Bytes
             are what can be read as nothing.
+        writers: how many transactions may bring rows in at once.
         insert_columns: inserts rows, in the caller's transaction that has begun; any key that is stored is an error.
         put_ids_behind: has the next id that the database gives come behind all that are stored.
     """
@@ -238,6 +239,7 @@ class Copying:
         | None
     )
     raw_cells: Callable[[AsyncConnection, sa.Select[Any]], Awaitable[RawCells]]
+    writers: int
     insert_columns: Callable[[AsyncConnection, sa.Table, pa.Table], Awaitable[None]]
     put_ids_behind: Callable[[AsyncConnection, sa.Table], Awaitable[None]]
 

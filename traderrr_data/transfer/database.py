@@ -37,7 +37,6 @@ _unfinished = sa.Table(
     sa.MetaData(),
     sa.Column("run", sa.String(32), primary_key=True),
     sa.Column("source", sa.Text, nullable=False),
-    sa.Column("written", sa.BigInteger, nullable=False),
     **table_options(),
 )
 
@@ -164,6 +163,7 @@ class DatabaseTarget:
         self._db = db
         self._run = secrets.token_hex(16)
         self.name, self.place, self.exact_decimals = db.database_url, place, db.dialect.exact_decimals
+        self.writers = db.dialect.copying.writers
 
     async def prepare(self, source: Source) -> None:
         """Bring its tables to the source's revision; see `ends.Target`."""
@@ -212,7 +212,7 @@ class DatabaseTarget:
             await connection.run_sync(_unfinished.create, checkfirst=True)
         async with self._writing() as connection:
             await connection.execute(_unfinished.delete())
-            await connection.execute(_unfinished.insert().values(run=self._run, source=source.identity, written=0))
+            await connection.execute(_unfinished.insert().values(run=self._run, source=source.identity))
 
     async def count(self, layout: Layout) -> int:
         """Return the number of a table's rows."""
@@ -224,9 +224,9 @@ class DatabaseTarget:
         if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
         async with self._writing() as connection:
-            mine = _unfinished.update().where(_unfinished.c.run == self._run)
-            written = _unfinished.c.written + page.batch.num_rows
-            if (await connection.execute(mine.values(written=written))).rowcount != 1:
+            # Shared among this run's writers; a run that begins takes the mark away, and waits for them.
+            mine = sa.select(_unfinished.c.run).where(_unfinished.c.run == self._run).with_for_update(read=True)
+            if (await connection.execute(mine)).first() is None:
                 raise TransactionConflictError(f"another process has begun to copy to {self.name}")
             if not is_empty:
                 await connection.execute(sa.delete(layout.plain).where(*self._in_span(layout, page.span)))

@@ -58,10 +58,12 @@ class Target(Protocol):
         name: what it is called, without its secrets.
         place: tells it from the source.
         exact_decimals: it holds every decimal of a column's precision.
+        writers: how many pages it takes at once.
     """
 
     name: str
     place: str
+    writers: int
     exact_decimals: bool
 
     async def prepare(self, source: Source) -> None:

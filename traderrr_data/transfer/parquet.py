@@ -161,6 +161,7 @@ class ParquetTarget:
     """A directory that rows are copied into; see `ends.Target`."""
 
     exact_decimals = True
+    writers = 2
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

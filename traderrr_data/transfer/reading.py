@@ -23,7 +23,8 @@ from traderrr_data.transfer.result import Ledger
 Key: TypeAlias = tuple[Any, ...]
 
 _ROWS_A_PAGE = 50_000
-_FIRST_ROWS_OF_LONG_TEXTS = 500
+_ROWS_OF_LONG_TEXTS = 5_000  # the longest may come behind many short ones
+_FIRST_ROWS_OF_LONG_TEXTS = 100
 _FEWEST_ROWS = 20
 _BYTES_A_PAGE = 32 << 20
 
@@ -70,6 +71,7 @@ async def pages(
     """
     reader = _Reader(connection, layout, ledger)
     bounds = [*where, *([] if within.until is None else [reader.not_after(within.until)])]
+    most_rows = min(most_rows, _ROWS_OF_LONG_TEXTS) if layout.has_long_texts else most_rows
     rows = min(most_rows, _FIRST_ROWS_OF_LONG_TEXTS) if layout.has_long_texts else most_rows
     begin, stored = within.after, within.after
     while True:

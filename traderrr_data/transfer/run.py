@@ -19,6 +19,7 @@ from traderrr_data.errors import ConfigurationError, CopyMismatchError
 from traderrr_data.settings import Settings
 from traderrr_data.transfer import database, parquet
 from traderrr_data.transfer.cells import refuse_unfit
+from traderrr_data.transfer.crew import Crew
 from traderrr_data.transfer.database import OWN_ROWS
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import End, Source, Target, directory_of
@@ -26,6 +27,8 @@ from traderrr_data.transfer.layout import Layout, shown_key
 from traderrr_data.transfer.merging import Merging, identified
 from traderrr_data.transfer.reading import Page, Span
 from traderrr_data.transfer.result import CopyProgress, CopyResult, Ledger, Phase, Progress, TableCopy
+
+_READERS = 4
 
 
 async def copy(
@@ -211,17 +214,25 @@ class _Work:
 
     async def _read(self, table: _Table, phase: Literal["checking", "copying"]) -> None:
         """Read a table and check its rows; copying them ends once a value was refused."""
-        layout = table.layout
-        async with contextlib.aclosing(_ahead(self._source.pages(layout, self._ledger))) as pages:
-            async for page in pages:
+        # Spans that are there already are mended one by one: two deletions at once may be in each other's way.
+        writers = self._target.writers if table.is_empty else 1
+        pages = _ahead(self._source.pages(table.layout, self._ledger))
+        async with contextlib.aclosing(pages) as found, Crew(writers) as crew:
+            async for page in found:
                 digest = await asyncio.to_thread(self._checked, table, page)
-                if phase == "copying" and not self._ledger.count:
-                    number = len(table.spans)
-                    if await self._target.write(layout, number, page, digest, is_empty=table.is_empty):
-                        table.written += page.batch.num_rows
+                number = len(table.spans)
                 table.spans.append(page.span)
                 table.digests.append(digest)
-                self._tell(phase, layout, page.batch.num_rows)
+                if phase == "copying" and not self._ledger.count:
+                    await crew.do(self._write(table, number, page))
+                else:
+                    self._tell(phase, table.layout, page.batch.num_rows)
+
+    async def _write(self, table: _Table, number: int, page: Page) -> None:
+        digest = table.digests[number]
+        if await self._target.write(table.layout, number, page, digest, is_empty=table.is_empty):
+            table.written += page.batch.num_rows
+        self._tell("copying", table.layout, page.batch.num_rows)
 
     def _checked(self, table: _Table, page: Page) -> Digest:
         layout = table.layout
@@ -236,10 +247,15 @@ class _Work:
     async def _verified(self, table: _Table) -> TableCopy:
         """Compare the rows read with those that the target gives back, a page's span at a time."""
         layout = table.layout
-        found: list[Digest] = []
-        for number, span in enumerate(table.spans):
-            found.append(await self._target.digest(layout, number, span))
-            self._tell("verifying", layout, found[-1].rows)
+        found = [Digest()] * len(table.spans)
+
+        async def read_back(number: int) -> None:
+            found[number] = await self._target.digest(layout, number, table.spans[number])
+            self._tell("verifying", layout, found[number].rows)
+
+        async with Crew(_READERS) as crew:
+            for number in range(len(table.spans)):
+                await crew.do(read_back(number))
         source, target = total(table.digests), total(found)
         if source != target:
             wrong = next(number for number, digest in enumerate(table.digests) if digest != found[number])

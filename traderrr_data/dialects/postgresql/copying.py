@@ -55,6 +55,7 @@ COPYING = Copying(
     at_rest=as_it_is,
     doubts=None,
     raw_cells=_raw_cells,
+    writers=3,
     insert_columns=_insert_columns,
     put_ids_behind=_put_ids_behind,
 )

@@ -174,6 +174,7 @@ COPYING = Copying(
     at_rest=_at_rest,
     doubts=_doubts,
     raw_cells=_raw_cells,
+    writers=1,
     insert_columns=_insert_columns,
     put_ids_behind=_put_ids_behind,
 )
