@@ -371,3 +371,28 @@ async def test_settings_may_stand_for_urls(empty_url: str, target_url: str) -> N
     rows = await filled(empty_url)
     await transfer.copy(Settings.of(empty_url), sa.make_url(target_url))
     assert await rows_of(target_url) == rows
+
+
+@pytest.mark.parametrize("batches", [0, 6, 15])
+async def test_a_cancelled_copy_leaves_no_task_and_no_lock_behind(
+    empty_url: str, target_url: str, batches: int
+) -> None:
+    rows = await filled(empty_url)
+    begun = asyncio.Event()
+    stop = stop_after(batches)
+
+    def progress(at: CopyProgress) -> None:
+        try:
+            stop(at)
+        except StopError:
+            begun.set()
+
+    copying = asyncio.create_task(transfer.copy(empty_url, target_url, batch_rows=20, progress=progress))
+    await begun.wait()
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with asyncio.timeout(20):
+        await transfer.copy(empty_url, target_url, batch_rows=20)
+    assert await rows_of(target_url) == rows
