@@ -113,10 +113,9 @@ def _as_parts(file: Path, report: AdoptionReport) -> list[Any]:
         }
         for table in report.tables
     ]
-    parts: list[Any] = [
-        f"{file}: {_outcome(report)}\n",
-        output.table_of(rows, ("table", "found", "rows", "kept", "rejected")),
-    ]
+    # What becomes of the rows is looked at only where the file can be adopted.
+    columns = ("table", "found", "rows", *(() if report.refusals else ("kept", "rejected")))
+    parts: list[Any] = [f"{file}: {_outcome(report)}\n", output.table_of(rows, columns)]
     for table in report.tables:
         parts += _of_table(table)
     if report.others:

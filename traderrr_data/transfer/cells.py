@@ -31,7 +31,7 @@ class NoiseError(ValueError):
     """A number has more decimals than its column; `rounded` is what it reads as."""
 
     def __init__(self, value: Decimal, rounded: Decimal, scale: int) -> None:
-        super().__init__(f"{value} has more than {scale} decimals: --round takes it as {rounded.normalize():f}")
+        super().__init__(f"has more than {scale} decimals: --round takes it as {rounded.normalize():f}")
         self.rounded = rounded
         self.change = abs(EXACT.subtract(value, rounded))
 
