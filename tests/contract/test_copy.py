@@ -316,13 +316,13 @@ async def test_a_target_that_is_behind_is_brought_to_head_if_it_has_no_rows(empt
     rows = await filled(empty_url)
     async with DatabaseManager(target_url) as db:
         await schema.upgrade(db.engine, "001")
-        async with db.session_context() as session:
-            await session.execute(sa.insert(PortfolioPosition).values(ticker="MINE", shares=1))
+        async with db.engine.begin() as connection:
+            await connection.execute(sa.insert(PortfolioPosition).values(ticker="MINE", shares=1))
         with pytest.raises(SchemaMismatchError, match="the target holds rows in portfolio_positions"):
             await transfer.copy(empty_url, target_url)
         assert await schema.current(db.engine) == "001"
-        async with db.session_context() as session:
-            await session.execute(sa.delete(PortfolioPosition))
+        async with db.engine.begin() as connection:
+            await connection.execute(sa.delete(PortfolioPosition))
     await transfer.copy(empty_url, target_url)
     assert await rows_of(target_url) == rows
 
