@@ -16,7 +16,18 @@ from types import ModuleType
 from typing import Any
 
 import traderrr_data
-from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading, transfer
+from traderrr_data import (
+    adopt,
+    ingest,
+    maintenance,
+    market_data,
+    portfolio,
+    sample,
+    schema,
+    system,
+    trading,
+    transfer,
+)
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
 WIDTH = 110
@@ -27,7 +38,8 @@ HEAD = """\
 Every public function and class, with its signature and its first line; the docstrings say more (`help(...)`).
 This page is written by `tools/build_api.py` from the package itself.
 
-from traderrr_data import adopt, ingest, market_data, portfolio, sample, schema, system, trading
+What is imported from `traderrr_data` and its `adopt`, `ingest`, `maintenance`, `sample`, `schema` and `transfer` is
+public. Everything else may change without notice.
 
 Rules that hold for all functions:
 
@@ -79,6 +91,7 @@ def api() -> str:
             "traderrr_data.adopt: files of the old application", [adopt.adopt, adopt.AdoptionReport, adopt.TableReport]
         ),
         section("traderrr_data.transfer: copying databases", members(transfer)),
+        section("traderrr_data.maintenance: backups, and free space", members(maintenance)),
         section("traderrr_data.sample: real bars to try things on", members(sample)),
     ]
     return "\n".join(sections)

@@ -69,13 +69,14 @@ class DataSession(AsyncSession):
         try:
             await asyncio.shield(commit)
         except asyncio.CancelledError:
-            await _outlast_cancellation(commit)
+            await outlast_cancellation(commit)
             if not commit.cancelled() and (error := commit.exception()) is not None:
                 logger.warning("a commit failed while its task was being cancelled: %s", error)
             raise
 
 
-async def _outlast_cancellation(task: asyncio.Future[Any]) -> None:
+async def outlast_cancellation(task: asyncio.Future[Any]) -> None:
+    """Return when a task is done, however often the one that waits is cancelled meanwhile."""
     while not task.done():
         try:
             await asyncio.wait([task])

@@ -346,6 +346,7 @@ def test_every_command_has_an_example_in_its_help() -> None:
     assert names == [
         *("quickstart", "ingest", "show", "coverage", "diff", "export", "copy", "info", "adopt", "rename-timeframe"),
         *("upgrade", "downgrade", "current", "history", "check", "sql"),
+        *("backup", "restore", "vacuum"),
     ]
     for name in names:
         assert "Example: traderrr-data" in run(name, "--help").stdout

@@ -1,6 +1,6 @@
 """The command ``traderrr-data``."""
 
-from traderrr_data.cli import adopt, copy, data, files, schema
+from traderrr_data.cli import adopt, copy, data, files, maintenance, schema
 from traderrr_data.cli.app import add, main
 
 __all__ = ["main"]
@@ -21,3 +21,6 @@ add(schema.current, "current")
 add(schema.history, "history")
 add(schema.check, "check")
 add(schema.sql, "sql > schema.sql")
+add(maintenance.backup, "backup backups/ --keep 7")
+add(maintenance.restore, "restore backups/market_data.db.backup-20261120T210000.000000Z")
+add(maintenance.vacuum, "vacuum")

@@ -42,6 +42,7 @@ _ERRORS: dict[int, type[TraderrrDataError]] = {
     sqlite3.SQLITE_FULL: DatabaseUnavailableError,
     sqlite3.SQLITE_READONLY: ConfigurationError,
     sqlite3.SQLITE_NOTADB: ConfigurationError,
+    sqlite3.SQLITE_CORRUPT: ConfigurationError,
 }
 _DUPLICATES = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
 
@@ -131,12 +132,12 @@ def _set_journal_mode(dbapi_connection: DBAPIConnection, mode: str) -> None:
 def _begin(connection: sa.Connection) -> None:
     """Begin for real: a writer takes the lock at once, since a lock taken later fails without waiting."""
     options = connection.get_execution_options()
-    if options.get("isolation_level") == "AUTOCOMMIT":
-        return
     reads = bool(options.get(READ_ONLY, False))
     if connection.info.get(READ_ONLY, False) is not reads:
         connection.exec_driver_sql(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
         connection.info[READ_ONLY] = reads
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
     connection.info["began"] = None if reads else time.monotonic()
 
