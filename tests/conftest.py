@@ -39,18 +39,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for a database, itself or through a fixture, on each wanted one."""
     wanted = list(dict.fromkeys(metafunc.config.getoption("--database") or DEFAULT_DATABASES))
+    if metafunc.definition.get_closest_marker("server"):
+        wanted = [name for name in wanted if name in KIND_OF_SERVER]
     for fixture in ("backend", "other"):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, wanted, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave a test that has no database to the run that has SQLite: it would say the same in each."""
+    """Leave a test that has no database to the run that has SQLite, and one of servers to a run that has any."""
+    without = [item for item in items if item.get_closest_marker("server") and not _has_database(item)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
     if "sqlite" in (config.getoption("--database") or DEFAULT_DATABASES):
         return
     alike = [item for item in items if "backend" not in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=alike)
     items[:] = [item for item in items if item not in alike]
+
+
+def _has_database(item: pytest.Item) -> bool:
+    return hasattr(item, "callspec") and isinstance(item.callspec.params.get("backend"), str)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -91,6 +91,8 @@ def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[
 
 
 async def test_a_backup_beside_writers_is_complete_and_of_one_instant(db: DatabaseManager, file: Path) -> None:
+    async with db.session_context() as session:
+        await session.execute(sa.text("CREATE TABLE large AS SELECT zeroblob(60000000) AS hole"))
     written = 0
     stop = asyncio.Event()
 
@@ -106,8 +108,11 @@ async def test_a_backup_beside_writers_is_complete_and_of_one_instant(db: Databa
     backups = []
     for _ in range(5):
         before = written
-        made = await maintenance.backup(db)
+        seen: list[float] = []
+        made = await maintenance.backup(db, progress=seen.append)
         backups.append((before, made.path, written))
+        assert len(seen) > 5
+        assert seen == sorted(seen), "it began anew, as it would for ever beside a writer that is faster"
         await asyncio.sleep(0.05)
     stop.set()
     await asyncio.gather(*writers)

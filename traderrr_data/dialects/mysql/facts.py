@@ -13,7 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import READ_ONLY, EngineOptions
+from traderrr_data.dialects.base import READ_ONLY, EngineOptions, notice_a_dead_peer
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -73,6 +73,11 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
 def install(engine: sa.Engine, options: EngineOptions) -> None:
     """Put the hooks on one engine."""
     event.listen(engine, "begin", _begin)
+
+    @event.listens_for(engine, "connect")
+    def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        writer = getattr(getattr(dbapi_connection, "driver_connection", None), "_writer", None)
+        notice_a_dead_peer(getattr(writer, "transport", None))
 
     @event.listens_for(engine.pool, "invalidate")
     def stop_statement(

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import EngineOptions
+from traderrr_data.dialects.base import EngineOptions, notice_a_dead_peer
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -69,6 +69,10 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
 def install(engine: sa.Engine, options: EngineOptions) -> None:
     """Put the hooks on one engine."""
 
+    @event.listens_for(engine, "connect")
+    def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        notice_a_dead_peer(getattr(getattr(dbapi_connection, "driver_connection", None), "_transport", None))
+
     @event.listens_for(engine.pool, "invalidate")
     def end_backend(
         dbapi_connection: DBAPIConnection | None, _record: ConnectionPoolEntry, error: BaseException | None
@@ -77,11 +81,15 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
         asyncpg asks to cancel the statement, but a server that is between two of its messages ignores that.
         """
-        server_pid = getattr(getattr(dbapi_connection, "driver_connection", None), "get_server_pid", None)
-        if server_pid is None or error is None or isinstance(error, Exception):
+        driver = getattr(dbapi_connection, "driver_connection", None)
+        if driver is None or not hasattr(driver, "get_server_pid"):  # another driver's
             return
+        if error is None or isinstance(error, Exception):
+            return
+        server_pid = driver.get_server_pid()
+        driver.terminate()  # closing it in good order would wait for a server that may not answer
         with contextlib.suppress(RuntimeError):
-            task = asyncio.get_running_loop().create_task(_terminate(engine, options, server_pid()))
+            task = asyncio.get_running_loop().create_task(_terminate(engine, options, server_pid))
             _cleanups.add(task)
             task.add_done_callback(_cleanups.discard)
 
