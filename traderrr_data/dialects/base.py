@@ -296,7 +296,9 @@ class Dialect:
             that it does for the second is rolled back.
         catalog_options: execution options of an engine that is asked for `catalogs`.
         size: the bytes that the database takes.
-        ends_transaction: a driver's error after which the database may have rolled the whole transaction back.
+        is_closed: whether the driver has given up one of its connections.
+        ends_transaction: a driver's error after which the database may have rolled the whole transaction back, or ends
+            the connection.
         match_keys: the condition that a row has one of these keys.
         each_value: the query for every value of an index's first column, or for these values, stored or not, at a cost
             that grows with the values and not with the rows.
@@ -326,6 +328,7 @@ class Dialect:
     catalogs: Callable[[sa.Connection, Sequence[sa.Table]], tuple[Catalog, Catalog]]
     catalog_options: Mapping[str, Any]
     size: Callable[[sa.Connection], int]
+    is_closed: Callable[[Any], bool]
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]
     each_value: Callable[[sa.Column[Any], Sequence[Any] | None], sa.Select[Any]]
@@ -347,10 +350,19 @@ class Dialect:
             await connection.invalidate(error)  # the driver may be in the middle of something
             raise
         except Exception as error:
-            translated = self.translate(error)
+            is_lost = self._is_lost(connection)
+            if is_lost or self.ends_transaction(error):
+                # As the engine's listener does: whoever catches the error must not commit what comes after it alone.
+                await connection.invalidate(error)
+            translated = self.translate(error, is_disconnect=is_lost)
             if translated is None:
                 raise
             raise translated from error
+
+    def _is_lost(self, connection: AsyncConnection) -> bool:
+        """Tell whether the driver has given a connection up; what it raises then may be an error without a code."""
+        sync = connection.sync_connection
+        return sync is None or sync.invalidated or self.is_closed(sync.connection.driver_connection)
 
     def translate(self, error: BaseException, *, is_disconnect: bool = False) -> TraderrrDataError | None:
         """Return our error for a driver's, by its code; None for one of ours, a cancellation or an unknown one."""

@@ -129,6 +129,11 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
     return _ERROR_OF_NUMBER.get(number) if isinstance(number, int) else None
 
 
+def is_closed(driver: Any) -> bool:
+    """Tell whether aiomysql has lost a connection."""
+    return bool(getattr(driver, "closed", False))
+
+
 def ends_transaction(error: BaseException) -> bool:
     """Tell a deadlock, after which the server has rolled back everything; other errors end the statement only."""
     return bool(error.args) and error.args[0] == 1213

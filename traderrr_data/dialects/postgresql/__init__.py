@@ -21,6 +21,7 @@ POSTGRESQL = Dialect(
     catalogs=catalog.catalogs,
     catalog_options={},
     size=facts.size,
+    is_closed=facts.is_closed,
     ends_transaction=facts.ends_transaction,
     match_keys=rows.match_keys,
     each_value=frames.each_value,

@@ -41,6 +41,11 @@ _ERRORS: dict[str, type[TraderrrDataError]] = {
     "08": DatabaseUnavailableError,
 }
 
+# Shutdown, crash, not ready, database dropped; idle, in a transaction or not, or a transaction, for too long.
+_LAST_WORDS = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}
+
+_UNUSABLE = {"InterfaceError", "InternalClientError"}  # not its subclass DataError, which is about a value
+
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``; other drivers than asyncpg are taken to speak libpq's options."""
@@ -113,13 +118,34 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
     """Return our error for an SQLSTATE."""
     if type(error).__name__ == "InvalidCachedStatementError":
         return TransactionConflictError  # a migration changed the table under a prepared statement: once per connection
+    if _is_unusable(error):
+        return DatabaseUnavailableError
     state = getattr(error, "sqlstate", None)
     return None if state is None else _ERRORS.get(state, _ERRORS.get(state[:2]))
 
 
-def ends_transaction(_error: BaseException) -> bool:
-    """Tell none: after any error the server refuses every statement but a rollback."""
-    return False
+def is_closed(driver: Any) -> bool:
+    """Tell whether asyncpg has lost a connection; what it raises then has no SQLSTATE."""
+    return hasattr(driver, "is_closed") and bool(driver.is_closed())
+
+
+def ends_transaction(error: BaseException) -> bool:
+    """Tell the errors that are the server's last words.
+
+    The driver learns only a moment later that the connection is closed, and fails at a rollback in between. After any
+    other error the server refuses every statement but a rollback.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    return state in _LAST_WORDS or state.startswith("08") or _is_unusable(error)
+
+
+def _is_unusable(error: BaseException) -> bool:
+    """Tell an error of asyncpg's own, without a code: it is closed, or in no state to be used.
+
+    So it is between the server's last words, if they came while it was idle, and the end of the connection (0.32.0).
+    """
+    own = error.__cause__ if type(error).__module__.startswith("sqlalchemy.") else error
+    return type(own).__module__.startswith("asyncpg.") and type(own).__name__ in _UNUSABLE
 
 
 def size(connection: sa.Connection) -> int:

@@ -19,6 +19,7 @@ SQLITE = Dialect(
     catalogs=catalog.catalogs,
     catalog_options={READ_ONLY: True},
     size=facts.size,
+    is_closed=facts.is_closed,
     ends_transaction=facts.ends_transaction,
     match_keys=match_keys,
     each_value=frames.each_value,
