@@ -85,6 +85,30 @@ def test_quickstart_shows_what_it_stored_and_again_says_that_nothing_changed(emp
     assert (document["bars_inserted"], len(document["coverage"]), len(document["newest"])) == (0, 12, 12)
 
 
+def test_a_backup_brings_back_what_was_lost(empty_url: str, tmp_path: Path) -> None:
+    assert "run `traderrr-data upgrade`" in one_sentence(run("backup", url=empty_url, code=1))
+    run("quickstart", url=empty_url)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    first = answer("backup", folder, url=empty_url)
+    again = answer("backup", folder, "--keep", "1", url=empty_url)
+    assert again["removed"] == [first["path"]]
+    assert again["size_bytes"] > 10_000
+    (taken := tmp_path / "taken").write_text("")
+    assert "overwrites nothing" in one_sentence(run("backup", taken, url=empty_url, code=1))
+    run("ingest", own(tmp_path / "mine.csv", "MINE,2025-01-02,1,1,1,1,1"), url=empty_url)
+    assert "--yes" in one_sentence(run("restore", again["path"], url=empty_url, code=2))
+    restored = answer("restore", again["path"], "--yes", url=empty_url)
+    assert (restored["revision"], restored["state"]) == (schema.head(), "current")
+    assert answer("info", url=empty_url)["tables"]["daily_data"] == SAMPLE_ROWS
+    run("restore", restored["replaced"], "--yes", url=empty_url)
+    assert answer("show", "MINE", url=empty_url)[0]["close"] == "1"
+    assert "no such backup" in one_sentence(run("restore", tmp_path / "absent", "--yes", url=empty_url, code=1))
+    vacuumed = answer("vacuum", url=empty_url)
+    assert vacuumed["bytes_after"] > 0
+    assert "VACUUM" in str(vacuumed["statements"]) or "OPTIMIZE" in str(vacuumed["statements"])
+
+
 def test_quickstart_keeps_the_bars_that_somebody_has(database_url: str, tmp_path: Path) -> None:
     mine = own(tmp_path / "mine.csv", "AAPL,2014-12-31,1,1,1,1,1")
     run("ingest", mine, url=database_url)

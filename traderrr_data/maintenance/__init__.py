@@ -80,7 +80,7 @@ async def backup(
     and nobody can read it who cannot read the database.
 
     Args:
-        db: the database; it may be behind, so that a backup can come before an upgrade.
+        db: the database; a SQLite file may be behind, so that a backup can come before an upgrade.
         path: a new name, or a folder for a backup named ``NAME.backup-TIME`` (UTC); None for the folder of the
             SQLite file, or the working directory.
         keep: how many backups of that name to keep in the folder, this one included; the oldest others are removed
@@ -88,7 +88,8 @@ async def backup(
         progress: is told how much is done.
 
     Raises:
-        SchemaMismatchError: the database has none of our tables, or they are somebody else's.
+        SchemaMismatchError: the database has none of our tables, or they are somebody else's; on a server, also if it
+            is not at head.
         ConfigurationError: it is in memory or damaged; or `keep` has no backups to count.
         TransactionConflictError: somebody holds the lock of the file.
         DatabaseUnavailableError: the database cannot be read.
@@ -128,6 +129,7 @@ async def restore(db: DatabaseManager, path: str | Path, *, progress: Progress |
 
     Raises:
         SchemaMismatchError: the backup holds no tables of ours, or those of a newer version.
+        CopyMismatchError: a file of the folder is not what it was.
         ConfigurationError: the backup is damaged or is the database itself, or cannot go into this kind of database.
         TransactionConflictError: somebody uses the database; nothing was changed.
         OSError: the backup cannot be read, or the file not be written.

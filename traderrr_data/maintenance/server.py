@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
-from traderrr_data.errors import ConfigurationError
+from traderrr_data.errors import ConfigurationError, SchemaMismatchError
+from traderrr_data.maintenance import copies, names
+from traderrr_data.maintenance.copies import is_copy as is_ours
 from traderrr_data.maintenance.threads import Progress
 
-
-def is_ours(path: Path) -> bool:
-    """Tell whether something is a folder of our Parquet files."""
-    return path.is_dir()
+__all__ = ["is_ours", "name_and_home", "restore", "write_backup"]
 
 
 def name_and_home(db: DatabaseManager) -> tuple[str, Path]:
@@ -22,9 +22,40 @@ def name_and_home(db: DatabaseManager) -> tuple[str, Path]:
 
 async def write_backup(db: DatabaseManager, target: Path, progress: Progress | None) -> int:
     """Copy the database into a folder that appears when it is complete; return its bytes."""
-    raise ConfigurationError("not yet")
+    with names.growing(target, is_folder=True) as new:
+        await copies.copy(db.settings, new.path, progress)
+        return await asyncio.to_thread(_appear, new.path, target)
+
+
+def _appear(part: Path, target: Path) -> int:
+    names.appear(part, target)
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 async def restore(db: DatabaseManager, source: Path, progress: Progress | None) -> tuple[schema.Status, Path | None]:
-    """Copy a backup into the database; return how it stands to this code, and where the replaced rows are."""
-    raise ConfigurationError("not yet")
+    """Copy a backup into the database; return how it stands to this code, and where the replaced rows are.
+
+    Interrupted, the database has the old rows, all of which are kept before the first is removed, or some of the
+    backup's; run again, it goes on.
+    """
+    if not await asyncio.to_thread(source.is_dir):
+        raise ConfigurationError(
+            f"{source} is no folder of Parquet files: a SQLite file goes into a server's database by `copy`"
+        )
+    identity, revision = await copies.check(source)
+    found = await schema.status(db.engine)
+    if found.state is schema.State.FOREIGN:
+        raise schema.foreign(found)
+    replaced = None
+    if found.state is not schema.State.EMPTY:
+        rows, begun = await copies.unfinished(db.settings)
+        if begun is not None and begun != identity:
+            raise SchemaMismatchError(f"a copy of {begun} into this database is not complete: finish it first")
+        if rows and begun is None:
+            replaced = Path.cwd() / names.named(str(db.engine.url.database), "replaced")
+            await write_backup(db, replaced, None)
+            await copies.clear(db.settings)
+        if begun is None and revision != found.head:
+            await schema.drop(db.engine)  # a backup of an older revision goes into tables of that revision
+    await copies.copy(source, db.settings, progress)
+    return await schema.status(db.engine), replaced

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError
-from traderrr_data.maintenance import names, sqlite_file
+from traderrr_data.maintenance import copies, names, sqlite_file
 from traderrr_data.maintenance.sqlite_file import is_ours
 from traderrr_data.maintenance.threads import Progress, Watch, in_thread
+from traderrr_data.settings import Settings
 
 __all__ = ["is_ours", "name_and_home", "restore", "write_backup"]
 
@@ -52,7 +53,10 @@ async def restore(db: DatabaseManager, source: Path, progress: Progress | None) 
     kept = target.with_name(names.named(target.name, "replaced"))
     journal_mode = db.settings.db_sqlite_journal
     with names.growing(target.with_name(names.named(target.name, "restored"))) as new:
-        await in_thread(lambda watch: _take_over(source, new.path, watch), progress)
+        if await asyncio.to_thread(source.is_dir):
+            await copies.copy(source, _settings(db, new.path), progress)
+        else:
+            await in_thread(lambda watch: _take_over(source, new.path, watch), progress)
         found = await _status(db, new.path)
         if found.state not in (schema.State.CURRENT, schema.State.BEHIND, schema.State.AHEAD):
             raise SchemaMismatchError(f"{source} cannot be restored: {schema.describe(found)}")
@@ -68,6 +72,10 @@ def _take_over(source: Path, new: Path, watch: Watch) -> None:
 
 
 async def _status(db: DatabaseManager, path: Path) -> schema.Status:
-    url = sa.URL.create(db.engine.url.drivername, database=str(path)).render_as_string()
-    async with DatabaseManager(db.settings.model_copy(update={"database_url": SecretStr(url)})) as restored:
+    async with DatabaseManager(_settings(db, path)) as restored:
         return await schema.status(restored.engine)
+
+
+def _settings(db: DatabaseManager, path: Path) -> Settings:
+    url = sa.URL.create(db.engine.url.drivername, database=str(path)).render_as_string()
+    return db.settings.model_copy(update={"database_url": SecretStr(url)})
