@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 import weakref
@@ -13,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from traderrr_data.dialects.base import READ_ONLY, EngineOptions
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 _BUSY_TIMEOUT = 30.0  # seconds
 _LONG_WRITE = 1.0  # seconds; every other writer waits as long
 _JOURNAL_ATTEMPTS = 50
+_FILE = "traderrr_data_file"
+"""Which file a connection has open."""
 
 _ERRORS: dict[int, type[TraderrrDataError]] = {
     sqlite3.SQLITE_BUSY: TransactionConflictError,
@@ -100,9 +104,46 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
         if _fetch(dbapi_connection, "PRAGMA page_count") == 0:  # a file that nobody has written yet
             _set_journal_mode(dbapi_connection, options.journal_mode)
 
+    if (path := engine.url.database or "").startswith("/"):
+        _watch_the_file(engine, path)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "commit", _warn_of_a_long_write)
     event.listen(engine.pool, "invalidate", _free_the_lock)
+
+
+def _watch_the_file(engine: sa.Engine, path: str) -> None:
+    """Go on in the file that has the name now, and make no new one in the place of one that is gone.
+
+    To write into a file that was deleted or replaced succeeds, and nobody will ever read it.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = os.stat(path)  # noqa: PTH116 - microseconds, for each unit of work
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def refuse_one_that_is_gone(now: tuple[int, int] | None) -> None:
+        if now is None and seen:
+            raise DatabaseUnavailableError(f"the file {path} is gone: only another manager would make a new one")
+
+    @event.listens_for(engine, "do_connect")
+    def do_connect(*_: object) -> None:
+        refuse_one_that_is_gone(identity())
+
+    @event.listens_for(engine, "connect")
+    def connect(_dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        if (now := identity()) is not None:
+            record.info[_FILE] = now
+            seen.add(now)
+
+    @event.listens_for(engine, "checkout")
+    def checkout(_dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if (now := identity()) != record.info.get(_FILE, now):
+            refuse_one_that_is_gone(now)
+            raise DisconnectionError(f"the file {path} was replaced")  # the pool connects anew
 
 
 def _fetch(dbapi_connection: DBAPIConnection, statement: str) -> Any:
