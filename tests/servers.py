@@ -360,6 +360,7 @@ def _own_postgresql(
         "unix_socket_directories": "",
         "timezone": "America/New_York",
         "log_checkpoints": "off",
+        "deadlock_timeout": "100ms",  # a second of waiting for each would only make tests slow
         **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

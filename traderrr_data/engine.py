@@ -131,6 +131,12 @@ class _Pool(AsyncAdaptedQueuePool):
 
 
 def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> None:
+    # Before the dialect's hooks: what fails in them must not be taken for the end of the transaction before.
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.info.pop(_FAILED, None)
+        connection.info.pop(_COMMITTING, None)
+
     dialect.install(engine, options)
 
     @event.listens_for(engine, "handle_error")
@@ -143,17 +149,15 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
         connection, error = context.connection, context.original_exception
         if isinstance(error, InvalidRowError):
             return None  # refused before anything was sent: the transaction is as it was
-        if connection is not None and connection.get_execution_options().get(WHOLE, False):
-            if connection.info.get(_COMMITTING, False) and context.is_disconnect:
+        # One that was given up already, by the same error at an inner place, has no information any more.
+        if connection is None or connection.invalidated:
+            return dialect.translate(error, is_disconnect=context.is_disconnect)
+        if connection.get_execution_options().get(WHOLE, False):
+            if connection.info.get(_COMMITTING, False) and context.is_disconnect and isinstance(error, Exception):
                 return CommitOutcomeUnknownError(f"the connection was lost during COMMIT: {error}")
             in_savepoint = connection.in_nested_transaction() and context.statement is not None
             connection.info[_FAILED] = connection.info.get(_FAILED, False) or not in_savepoint
         return dialect.translate(error, is_disconnect=context.is_disconnect)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.info.pop(_FAILED, None)
-        connection.info.pop(_COMMITTING, None)
 
     @event.listens_for(engine, "commit")
     def commit(connection: sa.Connection) -> None:
