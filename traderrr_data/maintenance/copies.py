@@ -11,6 +11,9 @@ from traderrr_data.settings import Settings
 if TYPE_CHECKING:
     from traderrr_data.transfer import CopyProgress
 
+_ROWS = 50_000
+"""How many rows of a backup are in memory while it is checked."""
+
 
 def is_copy(path: Path) -> bool:
     """Tell whether something is a folder of our Parquet files."""
@@ -38,10 +41,9 @@ async def check(backup: Path) -> tuple[str, str]:
         CopyMismatchError: a file is not what it was.
     """
     from traderrr_data.transfer import parquet  # noqa: PLC0415 - see above
-    from traderrr_data.transfer.reading import ROWS_A_PAGE  # noqa: PLC0415 - see above
     from traderrr_data.transfer.result import Ledger  # noqa: PLC0415 - see above
 
-    async with parquet.open_source(backup, batch_rows=ROWS_A_PAGE) as source:
+    async with parquet.open_source(backup, batch_rows=_ROWS) as source:
         for layout in source.layouts():
             async for _ in source.pages(layout, Ledger(rounds=False)):
                 pass
