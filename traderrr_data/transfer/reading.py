@@ -23,10 +23,10 @@ from traderrr_data.transfer.result import Ledger
 Key: TypeAlias = tuple[Any, ...]
 
 _ROWS_A_PAGE = 50_000
-_ROWS_OF_LONG_TEXTS = 5_000  # the longest may come behind many short ones
+_ROWS_OF_LONG_TEXTS = 1_000  # the longest may come behind many short ones
 _FIRST_ROWS_OF_LONG_TEXTS = 100
 _FEWEST_ROWS = 20
-_BYTES_A_PAGE = 32 << 20
+_BYTES_A_PAGE = 8 << 20
 
 
 class Span(NamedTuple):
