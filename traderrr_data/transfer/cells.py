@@ -114,7 +114,8 @@ def batch_of_raw(layout: Layout, rows: Sequence[tuple[Any, ...]], ledger: Ledger
                     column.append(error.rounded)
                     continue
                 key = shown_key(layout.key, [row[position] for position in positions])
-                ledger.refuse(RefusedValue(layout.name, key, field.name, shown(raw), f"{shown(raw)} {error}"))
+                reason = str(error) if not str(error).startswith(("is ", "has ")) else f"{shown(raw)} {error}"
+                ledger.refuse(RefusedValue(layout.name, key, field.name, shown(raw), reason))
                 column.append(None)
         columns.append(column)
     arrays = [pa.array(cells, field.type) for cells, field in zip(columns, layout.schema, strict=True)]
