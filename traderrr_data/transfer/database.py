@@ -224,10 +224,7 @@ class DatabaseTarget:
         if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
         async with self._writing() as connection:
-            # Shared among this run's writers; a run that begins takes the mark away, and waits for them.
-            mine = sa.select(_unfinished.c.run).where(_unfinished.c.run == self._run).with_for_update(read=True)
-            if (await connection.execute(mine)).first() is None:
-                raise TransactionConflictError(f"another process has begun to copy to {self.name}")
+            await self._hold_mark(connection)
             if not is_empty:
                 await connection.execute(sa.delete(layout.plain).where(*self._in_span(layout, page.span)))
             if page.batch.num_rows:
@@ -248,6 +245,7 @@ class DatabaseTarget:
     async def empty(self, layout: Layout) -> None:
         """Remove a table's rows."""
         async with self._writing() as connection:
+            await self._hold_mark(connection)
             await connection.execute(sa.delete(layout.plain))
 
     async def finish(self, _source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
@@ -268,7 +266,19 @@ class DatabaseTarget:
                 await self.empty(layout)
         await self._remove_mark()
 
+    async def _hold_mark(self, connection: AsyncConnection) -> None:
+        """Have no other run begin before this transaction has ended.
+
+        The mark is shared among this run's writers; a run that begins takes it away, and waits for them.
+        """
+        mine = sa.select(_unfinished.c.run).where(_unfinished.c.run == self._run).with_for_update(read=True)
+        if (await connection.execute(mine)).first() is None:
+            raise TransactionConflictError(f"another process has begun to copy to {self.name}")
+
     async def _remove_mark(self) -> None:
+        async with self._writing() as connection:
+            await self._hold_mark(connection)
+            await connection.execute(_unfinished.delete().where(_unfinished.c.run == self._run))
         async with self._db.engine.begin() as connection:
             await connection.run_sync(_unfinished.drop, checkfirst=True)
 
@@ -286,9 +296,12 @@ class DatabaseTarget:
         """Return a connection for reading only, which is opened by `async with`."""
         return _reading(self._db)
 
-    def session(self) -> contextlib.AbstractAsyncContextManager[AsyncSession]:
-        """Give a session that commits at the end."""
-        return self._db.session_context()
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Give a session that commits at the end; the tables may be of a revision that others may not use yet."""
+        async with self._db.get_session() as session:
+            yield session
+            await session.commit()
 
     @contextlib.asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:

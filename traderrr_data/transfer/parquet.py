@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traderrr_data import schema
-from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError
+from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError, TransactionConflictError
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout, key_of, layouts
@@ -166,6 +167,7 @@ class ParquetTarget:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._new = not directory.exists()
+        self._run = secrets.token_hex(16)
         self.name, self.place = str(directory), _place(directory)
 
     async def prepare(self, _source: Source) -> None:
@@ -202,7 +204,7 @@ class ParquetTarget:
 
     def _begin(self, source: Source) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        _write_whole(self._directory / UNFINISHED, {"source": source.identity})
+        _write_whole(self._directory / UNFINISHED, {"source": source.identity, "run": self._run})
         (self._directory / MANIFEST).unlink(missing_ok=True)
         for layout in source.layouts():
             (self._directory / layout.name).mkdir(exist_ok=True)
@@ -216,8 +218,17 @@ class ParquetTarget:
         """Make a file hold just a page's rows; False if it did already."""
         if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
+        await asyncio.to_thread(self._refuse_another_run)
         await asyncio.to_thread(_write_part, self._path(layout, number), page.batch)
         return True
+
+    def _refuse_another_run(self) -> None:
+        try:
+            run = json.loads((self._directory / UNFINISHED).read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError):
+            run = None
+        if run != self._run:
+            raise TransactionConflictError(f"another process has begun to copy to {self.name}")
 
     async def digest(self, layout: Layout, number: int, _span: Span) -> Digest:
         """Return the digest of what is really in a page's file."""
@@ -241,6 +252,7 @@ class ParquetTarget:
         await asyncio.to_thread(self._finish, source, tables)
 
     def _finish(self, source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
+        self._refuse_another_run()
         described = {}
         for layout, digests in tables:
             paths = [self._path(layout, number) for number in range(len(digests))]
@@ -269,6 +281,7 @@ class ParquetTarget:
         await asyncio.to_thread(self._clear, found)
 
     def _clear(self, found: Sequence[Layout]) -> None:
+        self._refuse_another_run()
         for layout in found:
             shutil.rmtree(self._directory / layout.name, ignore_errors=True)
         (self._directory / UNFINISHED).unlink(missing_ok=True)

@@ -189,6 +189,8 @@ class _Work:
 
     async def _copied(self, *, resumed: bool) -> list[TableCopy]:
         await self._target.begin(self._source)
+        for table in self._tables:  # a run that was still going on may have written until now
+            table.is_empty = await self._target.count(table.layout) == 0
         layouts = [table.layout for table in self._tables]
         try:
             for table in self._tables:
@@ -207,7 +209,7 @@ class _Work:
             # What the earlier run left lies in another order than the source's keys: all anew.
             for table in self._tables:
                 await self._target.empty(table.layout)
-                table.is_empty, table.spans, table.digests = True, [], []
+                table.spans, table.digests = [], []
             return await self._copied(resumed=False)
         await self._target.finish(self._source, [(table.layout, table.digests) for table in self._tables])
         return found
