@@ -151,7 +151,7 @@ async def test_a_damaged_file_is_not_stored_in_part(db: DatabaseManager, tmp_pat
     path = own(tmp_path / "x.csv", "bad", *lines)
     with path.open("ab") as file:
         file.write(b"\xff\xfe,2025-01-02,1,1,1,1,1\n")
-    with pytest.raises(UnreadableFileError, match="invalid UTF8"):
+    with pytest.raises(UnreadableFileError, match="not UTF-8 text"):
         await ingest_file(db, path)
     assert await stored(db) == 0
     assert beside(path) == []

@@ -18,7 +18,19 @@ from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionD
 
 MANY_ROWS = 100_000  # more in one batch are hardly faster
 _EXACT_IN_A_DOUBLE = 2**53
+_UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)  # zones unknown among them
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the index of a filtered frame
+
+
+class UnreadableCell:
+    """A cell that Python has no value for, or only a coarser one; no column takes it, text columns among them."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __str__(self) -> str:
+        """Return what there is to be shown of it."""
+        return self._shown
 
 
 def rows_of_frame(frame: Any) -> Iterator[object]:
@@ -42,18 +54,35 @@ def _cells(column: pa.Array) -> list[Any]:
             # Widening would show digits that the measurement does not have: 269.28 would be 269.2799987792969.
             column = pc.cast(column.cast(pa.float32()), pa.string())
             return [None if text is None else float(text) for text in column.to_pylist()]
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        coarse = column.cast(pa.timestamp("us", tz=kind.tz), safe=False)
-        fine = pc.equal(coarse.cast(kind), column)
-        return [
-            instant if same is not False else f"{instant} and a fraction finer than a microsecond"
-            for instant, same in zip(coarse.to_pylist(), fine.to_pylist(), strict=True)
-        ]
     try:
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            return _cells_of_nanoseconds(column)
         values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError):
-        values = column.cast(pa.string()).to_pylist()  # an instant beyond Python's years: judged cell by cell
+    except _UNREADABLE:
+        values = [cell_of(scalar) for scalar in column]
     return values
+
+
+def _cells_of_nanoseconds(column: pa.Array) -> list[Any]:
+    kind = column.type
+    coarse = column.cast(pa.timestamp("us", tz=kind.tz), safe=False)
+    fine = pc.equal(coarse.cast(kind, safe=False), column)
+    return [
+        instant if same is not False else UnreadableCell(f"{instant} and a fraction finer than a microsecond")
+        for instant, same in zip(coarse.to_pylist(), fine.to_pylist(), strict=True)
+    ]
+
+
+def cell_of(scalar: pa.Scalar) -> Any:
+    """Return one value as Python's; some have none: bytes that are no text, instants far off."""
+    try:
+        return scalar.as_py()
+    except _UNREADABLE:
+        pass
+    try:
+        return UnreadableCell(str(scalar.cast(pa.string()).as_py()))
+    except _UNREADABLE:
+        return UnreadableCell(f"a {scalar.type} that cannot be read")
 
 
 def table_of_frame(frame: Any) -> pa.Table:

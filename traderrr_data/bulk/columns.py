@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ _MOST_IN_DOUBT = 0.2  # of a batch; with more, looking at columns first is a was
 
 class Undecided(Exception):  # noqa: N818 - it says that somebody else must decide
     """Columns cannot judge this batch: its rows are judged one by one."""
+
+
+UNDECIDED: Final = (Undecided, OverflowError, UnicodeDecodeError, pa.ArrowException)
+"""What says that a batch is none for columns: also that Arrow has no way to look at a type, or at a text."""
 
 
 def check(
@@ -270,6 +274,7 @@ def _instants(column: pa.Array) -> tuple[pa.Array, Mask]:
             raise Undecided from error
     if not pa.types.is_timestamp(column.type) or column.type.tz is None:
         raise Undecided
+    pc.local_timestamp(pa.array([0], column.type))  # raises where nobody knows the zone, as a row's check would
     ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
     if column.type.unit == "ns":
         micros, doubtful = ticks // 1000, ticks % 1000 != 0

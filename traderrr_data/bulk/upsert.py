@@ -255,10 +255,10 @@ async def _check(
         from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
 
         if isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
-            with contextlib.suppress(columns.Undecided, OverflowError):
+            with contextlib.suppress(*columns.UNDECIDED):
                 return columns.check(given, shape, **rules)
         batch = check(given, shape, is_checked=is_checked, **rules)
-        with contextlib.suppress(columns.Undecided, OverflowError):
+        with contextlib.suppress(*columns.UNDECIDED):
             batch.columns = columns.of_rows(batch.rows, shape)
         return batch
 

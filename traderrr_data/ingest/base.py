@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from traderrr_data.bulk.arrow import cell_of
 from traderrr_data.errors import TraderrrDataError
 
 
@@ -89,7 +90,7 @@ class Block:
 
     def cells(self, position: int) -> list[Any]:
         """Return one row as the file has it."""
-        return [column[position].as_py() for column in self.batch.columns]
+        return [cell_of(column[position]) for column in self.batch.columns]
 
 
 class Origin(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -11,7 +12,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TextIO
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -23,6 +24,9 @@ ENDINGS = (".csv", ".csv.gz", ".parquet")
 _HEADER_ROWS = 3  # the most that any format has
 _BYTES_A_CELL = 8  # of CSV, about
 _BUFFER = 1 << 20  # bytes of a Parquet column that are read at a time
+_LONGEST_HEAD = 8 << 20  # characters; 60,000 columns of yfinance's take three millions
+_MOST_MISSHAPEN = 100_000  # rows at a time, beside those of a block; a table has not so many
+_LONGEST_REASON = 300  # characters; what is wrong may quote the file
 
 
 def ending_of(path: Path) -> str | None:
@@ -59,8 +63,11 @@ def unreadable_is_said(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise UnreadableFileError(f"{path} is not UTF-8 text") from None
     except (csv.Error, EOFError, zlib.error, pa.ArrowException, OSError) as error:
-        reason = (getattr(error, "strerror", None) or str(error) or "it ends too early").strip().rstrip(".")
-        raise UnreadableFileError(f"{path} cannot be read: {' '.join(reason.split())}") from error
+        said = getattr(error, "strerror", None) or str(error) or "it ends too early"
+        if "straddling object" in said:  # Arrow's word, which helps nobody; it has no code
+            said = "one of its rows does not end: it has no line ends, or a quote that is not closed"
+        reason = " ".join(said[:_LONGEST_REASON].split()).rstrip(".")
+        raise UnreadableFileError(f"{path} cannot be read: {reason}{'...' * (len(said) > _LONGEST_REASON)}") from error
 
 
 class Source(ABC):
@@ -119,7 +126,7 @@ class CsvSource(Source):
         rows: list[tuple[str, ...]] = []
         lines: list[int] = []
         text = io.TextIOWrapper(self._unpacked(), encoding="utf-8-sig", newline="")
-        reader = csv.reader(text)
+        reader = csv.reader(_beginning_of(text, self.path))
         for row in reader:
             if row:
                 rows.append(tuple(row))
@@ -139,14 +146,16 @@ class CsvSource(Source):
         columns = {str(position): pa.string() for position in range(width)}
         bad: list[Misshapen] = []
 
-        def set_aside(row: Any) -> str:
+        def set_aside(row: Any) -> str:  # what it raised would be printed, and forgotten
+            if len(bad) >= _MOST_MISSHAPEN:
+                return "error"
             reason = f"has {row.actual_columns} cells, not the header's {width}"
-            bad.append(Misshapen(row.number - lines, next(csv.reader([row.text])), reason))
+            bad.append(Misshapen(row.number - lines, _cells_of(row.text), reason))
             return "skip"
 
         with unreadable_is_said(self.path):
             reader = pa_csv.open_csv(
-                self._unpacked(),
+                _Utf8(self._unpacked()),
                 # One thread: only then does a bad row say its number.
                 read_options=pa_csv.ReadOptions(
                     use_threads=False, skip_rows=lines, column_names=list(columns), block_size=cells * _BYTES_A_CELL
@@ -170,6 +179,39 @@ class CsvSource(Source):
         self._file.close()
 
 
+class _Utf8:
+    """A file that is read by its bytes, and must be text; Arrow would look only at the cells of well-shaped rows."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; UnicodeDecodeError if they are no text."""
+        data = self._file.read(size)
+        self._decoder.decode(data, final=not data)
+        return data
+
+
+def _beginning_of(text: TextIO, path: Path) -> Iterator[str]:
+    """Yield lines, but no more than any head has: a few packed bytes may be a line without end."""
+    left = _LONGEST_HEAD
+    while line := text.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise UnreadableFileError(f"{path} is no table: its first rows have more than {_LONGEST_HEAD} characters")
+        yield line
+
+
+def _cells_of(row: str) -> list[str]:
+    try:
+        return next(csv.reader([row]))
+    except (csv.Error, StopIteration):
+        return [row]
+
+
 def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema, bad: list[Misshapen]) -> Iterator[Block]:
     """Give rows their numbers; `bad` holds those that were left out, and grows while batches are read."""
     following = 1
@@ -180,6 +222,8 @@ def _numbered(batches: Iterator[pa.RecordBatch], schema: pa.Schema, bad: list[Mi
             every = (number for number in itertools.count(following) if number not in left_out)
             taken = list(itertools.islice(every, batch.num_rows))
         following = taken[-1] + 1 if taken else following
+        while following in left_out:
+            following += 1
         yield Block(batch, taken, [row for row in bad if row.number < following])
         bad[:] = [row for row in bad if row.number >= following]
     if bad:
