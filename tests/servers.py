@@ -22,7 +22,7 @@ import xml.etree.ElementTree as ET
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias, TypedDict, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from sqlalchemy import URL, make_url
 
@@ -303,19 +303,38 @@ def _run_client(command: Sequence[str | Path], sql: str, secrets_of_client: Mapp
     return done.stdout
 
 
+class Certificates(NamedTuple):
+    """What a server encrypts with, in PEM form: its certificate, the key to it, and whose clients it believes."""
+
+    certificate: bytes
+    key: bytes
+    authority: bytes
+
+    def write(self, directory: Path, account: pwd.struct_passwd | None = None) -> dict[str, Path]:
+        """Write them to files that only the server reads, and return where each one is."""
+        files = {name: directory / f"{name}.pem" for name in self._fields}
+        for name, path in files.items():
+            path.touch(mode=0o600)
+            path.write_bytes(getattr(self, name))
+            if account:
+                os.chown(path, account.pw_uid, account.pw_gid)
+        return files
+
+
 @contextlib.contextmanager
-def postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
+def postgresql(*, durable: bool = False, certificates: Certificates | None = None) -> Iterator[PostgresqlServer]:
     """Give a PostgreSQL server: the one that TEST_POSTGRESQL_URL names, else one that lives as long as the context.
 
     Args:
         durable: write as PostgreSQL does by itself, for what measures its speed.
+        certificates: encrypt with these. The server is then one of its own.
 
     Raises:
         ProgramMissingError: there is none and no program to start one.
         ServerError: it did not start.
     """
     named = os.environ.get(programs.URL_VARIABLES["postgresql"])
-    if named:
+    if named and certificates is None:
         yield PostgresqlServer(make_url(named).set(drivername=POSTGRESQL_SCHEME))
         return
     account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
@@ -323,8 +342,11 @@ def postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
         binaries = _reachable(programs.provide_postgresql(), directory) if account else programs.provide_postgresql()
         password = secrets.token_hex(8)
         _initialise_postgresql(binaries, directory, password, account)
+        files = certificates.write(directory, account) if certificates else {}
+        parameters = {"certificate": "ssl_cert_file", "key": "ssl_key_file", "authority": "ssl_ca_file"}
+        tls = {"ssl": "on"} | {parameters[name]: path for name, path in files.items()} if files else {}
         with _started(
-            lambda port: _own_postgresql(binaries, directory, port, password, account, durable=durable)
+            lambda port: _own_postgresql(binaries, directory, port, password, account, durable=durable, tls=tls)
         ) as server:
             yield server
 
@@ -352,7 +374,14 @@ def _linguistic_collation(binaries: Path) -> list[str]:
 
 
 def _own_postgresql(
-    binaries: Path, directory: Path, port: int, password: str, account: pwd.struct_passwd | None, *, durable: bool
+    binaries: Path,
+    directory: Path,
+    port: int,
+    password: str,
+    account: pwd.struct_passwd | None,
+    *,
+    durable: bool,
+    tls: Mapping[str, str | Path],
 ) -> PostgresqlServer:
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -362,6 +391,7 @@ def _own_postgresql(
         "log_checkpoints": "off",
         "deadlock_timeout": "100ms",  # a second of waiting for each would only make tests slow
         **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
+        **tls,
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     process = Process(
@@ -386,25 +416,31 @@ def _reachable(binaries: Path, directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def mysql(*, durable: bool = False) -> Iterator[MysqlServer]:
+def mysql(*, durable: bool = False, certificates: Certificates | None = None) -> Iterator[MysqlServer]:
     """Give a MySQL or MariaDB server: the one that TEST_MYSQL_URL names, else a MariaDB as long as the context lives.
 
     Args:
         durable: write, and use memory, as MariaDB does by itself, for what measures its speed.
+        certificates: encrypt with these. The server is then one of its own.
 
     Raises:
         ProgramMissingError: there is none and no program to start one.
         ServerError: it did not start.
     """
     named = os.environ.get(programs.URL_VARIABLES["mysql"])
-    if named:
+    if named and certificates is None:
         yield MysqlServer(make_url(named).set(drivername=MYSQL_SCHEME))
         return
     mariadbd = programs.provide_mariadb()
     with _temporary_directory(open_to_all=False) as directory:
         password = secrets.token_hex(8)
         _initialise_mariadb(directory, password, durable=durable)
-        with _started(lambda port: _own_mariadb(mariadbd, directory, port, password, durable=durable)) as server:
+        files = certificates.write(directory) if certificates else {}
+        parameters = {"certificate": "ssl-cert", "key": "ssl-key", "authority": "ssl-ca"}
+        tls = {parameters[name]: path for name, path in files.items()}
+        with _started(
+            lambda port: _own_mariadb(mariadbd, directory, port, password, durable=durable, tls=tls)
+        ) as server:
             yield server
 
 
@@ -433,7 +469,9 @@ def _mariadb_base(directory: Path, *, durable: bool) -> list[str]:
     return ["--no-defaults", f"--datadir={directory / 'data'}", f"--tmpdir={directory}", *as_root, *small]
 
 
-def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str, *, durable: bool) -> MysqlServer:
+def _own_mariadb(
+    mariadbd: Path, directory: Path, port: int, password: str, *, durable: bool, tls: Mapping[str, Path]
+) -> MysqlServer:
     settings = {
         "bind-address": "127.0.0.1",
         "port": port,
@@ -447,6 +485,7 @@ def _own_mariadb(mariadbd: Path, directory: Path, port: int, password: str, *, d
         "local-infile": 1,
         "performance-schema": 0,
         **({} if durable else {"innodb-flush-log-at-trx-commit": 2, "innodb-doublewrite": 0}),
+        **tls,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
     process = Process(

@@ -24,7 +24,8 @@ from traderrr_data.errors import (
 from traderrr_data.models import Base, Compatibility, DailyData
 from traderrr_data.models.base import VERSION_TABLE
 from traderrr_data.session import DataSession
-from traderrr_data.settings import Settings, masked
+from traderrr_data.settings import Settings
+from traderrr_data.url import masked
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,13 @@ def waits_of(settings: Settings) -> dialects.Waits:
 def _options(settings: Settings) -> EngineOptions:
     files = (settings.db_ssl_ca, settings.db_ssl_cert, settings.db_ssl_key)
     ca, certificate, key = (str(path) if path is not None else None for path in files)
-    if settings.db_ssl is None and any(files):
-        raise ConfigurationError("DB_SSL_CA, DB_SSL_CERT and DB_SSL_KEY say nothing without DB_SSL")
+    if settings.db_ssl in (None, "prefer") and any(files):
+        raise ConfigurationError(
+            f"DB_SSL_CA, DB_SSL_CERT and DB_SSL_KEY say nothing {'with' if settings.db_ssl else 'without'} DB_SSL"
+            f"{'=prefer' if settings.db_ssl else ''}: set it (in a URL sslmode) to verify-full"
+        )
+    password = settings.db_ssl_key_password
+    key_password = password.get_secret_value() if password is not None else None
     return EngineOptions(
         pool_size=settings.db_pool_size,
         max_overflow=settings.db_max_overflow,
@@ -93,7 +99,7 @@ def _options(settings: Settings) -> EngineOptions:
         pool_timeout=settings.db_pool_timeout,
         connect_timeout=settings.db_connect_timeout,
         statement_timeout=settings.db_statement_timeout,
-        tls=Tls(settings.db_ssl, ca, certificate, key) if settings.db_ssl is not None else None,
+        tls=Tls(settings.db_ssl, ca, certificate, key, key_password) if settings.db_ssl is not None else None,
         schema=settings.db_schema,
         journal_mode=settings.db_sqlite_journal,
     )
@@ -177,8 +183,17 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
         try:
             return sa_dialect.connect(*arguments, **options)  # type: ignore[no-any-return]
         except Exception as error:
+            if (reason := _certificate_refused(error)) is not None:
+                raise ConfigurationError(f"the server's certificate is refused, by DB_SSL: {reason}") from error
             # Some drivers raise errors of their own here, which SQLAlchemy does not know as the driver's.
             translated = dialect.translate(error, is_disconnect=isinstance(error, OSError | TimeoutError))
             if translated is None:
                 raise
             raise translated from error
+
+
+def _certificate_refused(error: BaseException | None) -> str | None:
+    """Return why TLS came to nothing, if that is what a driver's error is about; trying again would not help."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__
+    return None if error is None else error.verify_message

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import sqlalchemy as sa
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.exc import ArgumentError
 
 from traderrr_data.errors import ConfigurationError
+from traderrr_data.url import DRIVERS, SETTINGS_IN_URL, absolute, normalised, said_in
 
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-    "mysql": "mysql+aiomysql",
-    "mariadb": "mariadb+aiomysql",
-}
 _DEFAULT_USER = {"postgresql": "postgres", "mysql": "root", "mariadb": "root"}
 _DEFAULT_PORT = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
-_HARMLESS = {"mode", "cache", "uri", "charset", "ssl", "sslmode", "application_name"}
+_TLS_MODES = {
+    # What the servers, and the drivers of other languages, call it.
+    "disabled": "disable",
+    "false": "disable",
+    "preferred": "prefer",
+    "required": "require",
+    "verify-identity": "verify-full",
+    "true": "verify-full",
+}
 
 
 class Settings(BaseSettings):
@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     db_ssl_ca: Path | None = None
     db_ssl_cert: Path | None = None
     db_ssl_key: Path | None = None
+    db_ssl_key_password: SecretStr | None = None
     db_sqlite_journal: Literal["wal", "delete", "truncate", "persist"] = "wal"
     """The journal mode of SQLite files that we create; an existing file keeps its own."""
     db_revisions_daily: bool = True
@@ -84,13 +85,54 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
-            raise ConfigurationError("; ".join(wrong)) from None
+            wrong = "; ".join(map(_sentence, error.errors(include_input=False)))
+        except UnicodeDecodeError:
+            wrong = "the file .env is not in UTF-8"
+        else:
+            return
+        # Outside of the handlers: what they caught holds the values, and would be this error's context.
+        raise ConfigurationError(wrong)
 
-    @field_validator("db_sqlite_journal", "database_type", "db_ssl", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _take_from_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take what the URL's query says about the connection; a variable must not say something else."""
+        given = values.get("database_url")
+        text = given.get_secret_value() if isinstance(given, SecretStr) else given
+        said = said_in(text) if isinstance(text, str) else {}
+        for name, value in said.items():
+            setting = SETTINGS_IN_URL[name]
+            other = values.get(setting)
+            if other not in (None, "") and _plain(other) != _plain(value):
+                raise ConfigurationError(f"DATABASE_URL's {name} and {setting.upper()} say different things")
+            values[setting] = value
+        return values
+
+    @field_validator("db_sqlite_journal", "database_type", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("db_ssl", mode="before")
+    @classmethod
+    def _tls_mode(cls, value: object) -> object:
+        return _TLS_MODES.get(_plain(value), _plain(value)) if isinstance(value, str) else value
+
+    @field_validator("database_path", "db_user", "db_host", "db_name")
+    @classmethod
+    def _is_no_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # It would stand in every error, with the password in it.
+        if value is not None and ("://" in value or (info.field_name == "db_host" and "@" in value)):
+            raise ConfigurationError("a whole address, with user and password, goes into DATABASE_URL")
+        return value
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: it would be a file with the passwords in it.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("Settings cannot be pickled, since they may hold passwords: let each process read its own")
 
     @classmethod
     def of(cls, source: str | sa.URL | Settings | None = None) -> Self:
@@ -110,11 +152,11 @@ class Settings(BaseSettings):
             ConfigurationError: the URL cannot be read, or its scheme is unknown.
         """
         if self.database_url is not None:
-            return _normalised(self.database_url.get_secret_value())
+            return normalised(self.database_url.get_secret_value())
         if self.database_type == "sqlite":
-            return _absolute(sa.URL.create(_DRIVERS["sqlite"], database=self.database_path))
+            return absolute(sa.URL.create(DRIVERS["sqlite"], database=self.database_path))
         return sa.URL.create(
-            _DRIVERS[self.database_type],
+            DRIVERS[self.database_type],
             username=self.db_user or _DEFAULT_USER[self.database_type],
             password=self.db_password.get_secret_value() if self.db_password is not None else None,
             host=self.db_host,
@@ -129,39 +171,11 @@ class Settings(BaseSettings):
         return tuple(table for table, keeps in kept.items() if not keeps)
 
 
-def masked(url: sa.URL) -> str:
-    """Return a URL that may be shown: no password, neither before the host nor in the query string."""
-    query = {key: value if key in _HARMLESS else "***" for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+def _sentence(wrong: Any) -> str:
+    place, message = ".".join(map(str, wrong["loc"])).upper(), wrong["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
-def _normalised(text: str) -> sa.URL:
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError(
-            "DATABASE_URL cannot be read: expected scheme://user:password@host:port/name"
-        ) from None
-    scheme, _, driver = url.drivername.partition("+")
-    if scheme not in _DRIVERS:
-        raise ConfigurationError(f"DATABASE_URL has the unknown scheme {scheme!r}; known are {', '.join(_DRIVERS)}")
-    if "@" in (url.host or ""):
-        # The rest of the password would be the host's name, and stand in every error.
-        raise ConfigurationError("DATABASE_URL has an @ in its password: write it as %40, or set DB_PASSWORD")
-    url = url.set(drivername=f"{_DRIVERS[scheme].partition('+')[0]}+{driver}" if driver else _DRIVERS[scheme])
-    return _absolute(url) if scheme == "sqlite" else _with_password_in_its_place(url)
-
-
-def _with_password_in_its_place(url: sa.URL) -> sa.URL:
-    """Take the password out of the query string, where SQLAlchemy shows it in each repr of an engine."""
-    for name in ("password", "passwd"):
-        if isinstance(password := url.query.get(name), str):
-            url = url.set(password=password).difference_update_query([name])
-    return url
-
-
-def _absolute(url: sa.URL) -> sa.URL:
-    """Tie a SQLite file to the working directory of now: another one later must not mean another database."""
-    if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
-        return url
-    return url.set(database=os.path.abspath(Path(str(url.database)).expanduser()))  # noqa: PTH100 - keeps symlinks
+def _plain(value: object) -> str:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value).lower().replace("_", "-")
+    return text.strip()

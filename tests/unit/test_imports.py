@@ -20,18 +20,19 @@ from traderrr_data import market_data, portfolio, system, trading
 PACKAGE = Path(traderrr_data.__file__).parent
 PROJECT = PACKAGE.parent
 
-LOWER = {"errors", "models", "dialects", "settings", "engine", "session", "schema", "db", "bulk", "access"}
+LOWER = {"errors", "url", "models", "dialects", "settings", "engine", "session", "schema", "db", "bulk", "access"}
 UPPER = {"ingest", "adopt", "transfer", "maintenance"}
 MAY_IMPORT = {
     "errors": set(),
     "sample": set(),
     "models": {"errors"},
-    "dialects": {"errors"},
-    "settings": {"errors"},
+    "dialects": {"url", "errors"},
+    "url": {"errors"},
+    "settings": {"url", "errors"},
     "session": {"dialects", "errors"},
     "engine": {"settings", "dialects", "errors"},
     "schema": {"models", "dialects", "settings", "errors"},
-    "db": {"settings", "engine", "session", "dialects", "models", "errors", "schema"},
+    "db": {"settings", "url", "engine", "session", "dialects", "models", "errors", "schema"},
     "bulk": {"models", "dialects", "errors"},
     "access": {"models", "dialects", "bulk", "errors"},
     **dict.fromkeys(UPPER, LOWER | {"sample"}),
@@ -42,7 +43,7 @@ MAY_IMPORT = {
 MIGRATIONS = PROJECT / "migrations"
 DRIVERS = {"sqlite3", "aiosqlite", "asyncpg", "psycopg", "aiomysql", "pymysql", "MySQLdb"}
 DATABASE_WORDS = ("sqlite", "postgres", "mysql", "mariadb")
-MAY_NAME_DATABASES = {"dialects", "settings", "engine", "adopt", "maintenance"}
+MAY_NAME_DATABASES = {"dialects", "url", "settings", "engine", "adopt", "maintenance"}
 
 
 def room_of(path: Path) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from traderrr_data import ConfigurationError, DatabaseManager, Settings
 from traderrr_data.dialects import Tls
 from traderrr_data.engine import create_engine
-from traderrr_data.settings import masked
+from traderrr_data.url import masked
 
 SECRET = "S3cret-Pa55word"  # noqa: S105 - what the tests look for
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -70,6 +71,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         DB_SSL_CA=str(tmp_path / "ca.pem"),
         DB_SSL_CERT=str(tmp_path / "cert.pem"),
         DB_SSL_KEY=str(tmp_path / "key.pem"),
+        DB_SSL_KEY_PASSWORD=SECRET,
         DB_SQLITE_JOURNAL="DELETE",
         DB_REVISIONS_INTRADAY="false",
         DB_LOCK_TIMEOUT="4.5",
@@ -85,6 +87,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert timeouts == (1.5, 2.5, 3.5)
     assert (settings.db_lock_timeout, settings.db_ddl_timeout, settings.db_migration_lock) == (4.5, 5.5, False)
     assert (settings.db_ssl, settings.db_ssl_ca) == ("verify-full", tmp_path / "ca.pem")
+    assert settings.db_ssl_key_password == SecretStr(SECRET)
     assert (settings.db_ssl_cert, settings.db_ssl_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
     assert (settings.db_sqlite_journal, settings.sql_echo) == ("delete", True)
     assert settings.tables_without_revisions == ("intraday_data",)
@@ -98,6 +101,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         "DB_SSL_CA",
         "DB_SSL_CERT",
         "DB_SSL_KEY",
+        "DB_SSL_KEY_PASSWORD",
     }
 
 

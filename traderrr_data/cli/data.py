@@ -21,7 +21,7 @@ from traderrr_data.cli.times import instant
 from traderrr_data.db import DatabaseInfo, DatabaseManager
 from traderrr_data.errors import RowNotFoundError
 from traderrr_data.models import DailyData, IntradayData
-from traderrr_data.settings import masked
+from traderrr_data.url import masked
 
 _SAMPLE = (
     f"The sample: real daily bars of twelve US companies, 2013 and 2014, from the test data of {sample.SOURCE}"

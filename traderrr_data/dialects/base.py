@@ -7,8 +7,8 @@ import contextlib
 import datetime as dt
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from traderrr_data.errors import ConfigurationError, DatabaseUnavailableError, TraderrrDataError
+from traderrr_data.url import SETTINGS_IN_URL
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,17 +41,21 @@ class Tls:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
 
     def context(self) -> ssl.SSLContext:
         """Return the client's context; ConfigurationError if a file cannot be read or is no certificate."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
             if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
+                # Without a password OpenSSL would ask for it on the terminal, and everything would wait.
+                context.load_cert_chain(self.certificate, self.key, self.key_password or "")
         except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"DB_SSL_CA, DB_SSL_CERT or DB_SSL_KEY cannot be used: {error}") from error
+            raise ConfigurationError(
+                f"DB_SSL_CA, DB_SSL_CERT or DB_SSL_KEY cannot be used, or DB_SSL_KEY_PASSWORD is not its: {error}"
+            ) from error
         context.check_hostname = self.mode == "verify-full"
-        if self.mode in ("prefer", "require"):
+        if self.mode == "prefer" or (self.mode == "require" and self.ca is None):  # so does libpq
             context.verify_mode = ssl.CERT_NONE
         return context
 
@@ -112,6 +117,23 @@ def notice_a_dead_peer(transport: asyncio.BaseTransport | None) -> None:
         level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
         if (option := getattr(socket, name, None)) is not None:
             connection.setsockopt(level, option, value)
+
+
+def check_parameters(url: sa.URL, known: Collection[str]) -> None:
+    """Refuse a URL with parameters that are neither settings nor known to its driver, which would fail at each call.
+
+    Raises:
+        ConfigurationError: it has such a parameter.
+    """
+    for name in url.query:
+        if name not in known and name not in SETTINGS_IN_URL:
+            listed = ", ".join(sorted([*known, *SETTINGS_IN_URL]))
+            raise ConfigurationError(f"DATABASE_URL has the parameter {name!r}, which is not known; known are {listed}")
+
+
+def without_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a connection without what a URL says to us and not to the driver."""
+    return {name: value for name, value in arguments.items() if name not in SETTINGS_IN_URL}
 
 
 Key: TypeAlias = tuple[Any, ...]

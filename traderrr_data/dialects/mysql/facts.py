@@ -13,7 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import READ_ONLY, EngineOptions, notice_a_dead_peer
+from traderrr_data.dialects.base import READ_ONLY, EngineOptions, check_parameters, notice_a_dead_peer, without_settings
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -44,6 +44,12 @@ _ERROR_OF_NUMBER = {number: error for error, numbers in _ERRORS.items() for numb
 
 _cleanups: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected before it ran
 
+_PARAMETERS = {
+    *("auth_plugin", "charset", "local_infile", "program_name", "read_default_file", "read_default_group"),
+    *("unix_socket", "use_unicode"),
+}
+"""What a URL may say to aiomysql; the character set is ours all the same, and LOCAL sends no file."""
+
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``."""
@@ -59,6 +65,7 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
         "connect_timeout": options.connect_timeout,
     }
     if url.get_driver_name() == "aiomysql":
+        check_parameters(url, _PARAMETERS)
         arguments["async_creator_fn"] = _connect
     if url.password is not None:
         # The driver encodes passwords as latin-1, the servers expect UTF-8.
@@ -98,7 +105,7 @@ async def _connect(*, connect_timeout: float, **arguments: Any) -> Any:
     from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
 
     async with asyncio.timeout(connect_timeout):
-        return await load.connect(connect_timeout=connect_timeout, **arguments)
+        return await load.connect(connect_timeout=connect_timeout, **without_settings(arguments))
 
 
 async def _kill_query(engine: sa.Engine, options: EngineOptions, thread_id: int) -> None:

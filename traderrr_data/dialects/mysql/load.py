@@ -22,6 +22,7 @@ from traderrr_data.errors import ConfigurationError
 __all__ = ["Connection", "Error", "connect", "load_local"]
 
 _BYTES_A_PACKET = 1 << 18
+_PATIENCE = 1.0  # seconds
 _REFUSED = "the server asked for a file of this machine: it is not one to be trusted, and the connection was closed"
 
 
@@ -31,6 +32,29 @@ class Connection(aiomysql.Connection):  # type: ignore[misc] # the driver says n
     def __init__(self, *, client_flag: int = 0, **arguments: Any) -> None:
         super().__init__(client_flag=client_flag | CLIENT.LOCAL_FILES, **arguments | {"local_infile": False})
 
+    async def ensure_closed(self) -> None:
+        """Close in good order, and return when that is done: with TLS the server has to answer."""
+        writer = self._writer
+        await super().ensure_closed()
+        if writer is None:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await writer.wait_closed()
+        except (OSError, TimeoutError):
+            writer.transport.abort()
+
+    async def _request_authentication(self) -> None:
+        if self._ssl_context and not self.server_capabilities & CLIENT.SSL:
+            # The driver would go on without a word, and somebody in between need only strip this one bit.
+            raise ConfigurationError("DB_SSL asks for encryption, and the server does not offer it")
+        _refuse_clear_text(self, self._client_auth_plugin or self._server_auth_plugin)
+        await super()._request_authentication()
+
+    async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
+        _refuse_clear_text(self, plugin_name.decode(errors="replace"))
+        return await super()._process_auth(plugin_name, auth_packet)
+
     async def _read_query_result(self, unbuffered: bool = False) -> None:
         with _given_up_when_refused(self):
             await super()._read_query_result(unbuffered=unbuffered)
@@ -39,6 +63,12 @@ class Connection(aiomysql.Connection):  # type: ignore[misc] # the driver says n
         """Return what the driver's own method does."""
         with _given_up_when_refused(self):
             return await super().show_warnings()
+
+
+def _refuse_clear_text(connection: Connection, plugin: str) -> None:
+    """Refuse to send the password as it is over a connection that anybody may read, as a server may ask."""
+    if plugin == "mysql_clear_password" and not connection._ssl_context:
+        raise ConfigurationError("the server asks for the password in clear text: encrypt the connection (DB_SSL)")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import EngineOptions, notice_a_dead_peer
+from traderrr_data.dialects.base import EngineOptions, check_parameters, notice_a_dead_peer, without_settings
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -45,17 +45,29 @@ _ERRORS: dict[str, type[TraderrrDataError]] = {
 _LAST_WORDS = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}
 
 _UNUSABLE = {"InterfaceError", "InternalClientError"}  # not its subclass DataError, which is about a value
+_PARAMETERS = {
+    *("application_name", "gsslib", "host", "krbsrvname", "passfile", "port", "service", "servicefile"),
+    "target_session_attrs",
+}
+"""What a URL may say to asyncpg."""
 
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``; other drivers than asyncpg are taken to speak libpq's options."""
     settings = {"timezone": "UTC", "datestyle": "ISO", "application_name": "traderrr_data"}
+    if isinstance(name := url.query.get("application_name"), str):
+        settings["application_name"] = name
     if options.statement_timeout is not None:
         settings["statement_timeout"] = f"{options.statement_timeout * 1000:.0f}"
     if options.schema is not None:
         settings["search_path"] = f'"{options.schema}"'
     if url.get_driver_name() == "asyncpg":
-        arguments: dict[str, Any] = {"server_settings": settings, "timeout": options.connect_timeout}
+        check_parameters(url, _PARAMETERS)
+        arguments: dict[str, Any] = {
+            "async_creator_fn": _connect,
+            "server_settings": settings,
+            "timeout": options.connect_timeout,
+        }
         if options.tls is not None:
             # A context would make "prefer" mean "require".
             optional = options.tls.mode in ("disable", "prefer")
@@ -66,7 +78,12 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
             "connect_timeout": max(1, round(options.connect_timeout)),
         }
         if (tls := options.tls) is not None:
-            files = {"sslrootcert": tls.ca, "sslcert": tls.certificate, "sslkey": tls.key}
+            files = {
+                "sslrootcert": tls.ca,
+                "sslcert": tls.certificate,
+                "sslkey": tls.key,
+                "sslpassword": tls.key_password,
+            }
             arguments |= {"sslmode": tls.mode} | {name: path for name, path in files.items() if path is not None}
     return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 
@@ -99,15 +116,25 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
             task.add_done_callback(_cleanups.discard)
 
 
+async def _connect(*, application_name: str = "", **arguments: Any) -> Any:
+    """Connect with the arguments that SQLAlchemy makes of a URL; its application_name is one of the settings."""
+    import asyncpg  # noqa: PLC0415 - loaded only where asyncpg is the driver
+
+    try:
+        return await asyncpg.connect(**without_settings(arguments))
+    except ConnectionError as error:
+        if "rejected SSL upgrade" not in str(error):  # it has no code and no class of its own (asyncpg 0.32)
+            raise
+        raise ConfigurationError("DB_SSL asks for encryption, and the server does not offer it") from error
+
+
 async def _terminate(engine: sa.Engine, options: EngineOptions, server_pid: int) -> None:
     """Terminate over a connection of its own: the pool may have none free."""
-    import asyncpg  # noqa: PLC0415 - one of its connections was cancelled
-
     _, arguments = engine.dialect.create_connect_args(engine.url)
-    arguments = {name: value for name, value in arguments.items() if not name.startswith("prepared_statement_")}
     arguments |= engine_arguments(engine.url, options)["connect_args"]
+    connect = arguments.pop("async_creator_fn")
     with contextlib.suppress(Exception):  # the backend has ended, or the server is gone: nothing is left to stop
-        connection = await asyncpg.connect(**arguments)
+        connection = await connect(**arguments)
         try:
             await connection.execute(f"SELECT pg_terminate_backend({server_pid:d})")
         finally:
