@@ -293,9 +293,15 @@ async def test_what_was_exported_is_unchanged_when_it_comes_back(
         of_days = (await market_data.daily_frame(session, [])).schema
         of_minutes = (await market_data.intraday_frame(session, [], timeframe="1m")).schema
         # Batches of two: the file is put together from several.
-        assert await write_bars(daily, of_days, market_data.stream_daily(session, batch_rows=2)) == len(hard) - 1
-        assert await write_bars(series, of_days, market_data.stream_daily(session, series="bid")) == 1
-        assert await write_bars(intraday, of_minutes, market_data.stream_intraday(session, timeframe="1m")) == 3
+        assert (
+            await write_bars(daily, db.engine.url, of_days, market_data.stream_daily(session, batch_rows=2))
+            == len(hard) - 1
+        )
+        assert await write_bars(series, db.engine.url, of_days, market_data.stream_daily(session, series="bid")) == 1
+        assert (
+            await write_bars(intraday, db.engine.url, of_minutes, market_data.stream_intraday(session, timeframe="1m"))
+            == 3
+        )
     for path, rows in ((daily, len(hard) - 1), (series, 1), (intraday, 3)):
         result = await ingest_file(db, path, allow_inconsistent=True)
         assert counts(result) == (0, 0, rows, 0, 0, 0)

@@ -20,7 +20,20 @@ from traderrr_data import market_data, portfolio, system, trading
 PACKAGE = Path(traderrr_data.__file__).parent
 PROJECT = PACKAGE.parent
 
-LOWER = {"errors", "url", "models", "dialects", "settings", "engine", "session", "schema", "db", "bulk", "access"}
+LOWER = {
+    "errors",
+    "url",
+    "files",
+    "models",
+    "dialects",
+    "settings",
+    "engine",
+    "session",
+    "schema",
+    "db",
+    "bulk",
+    "access",
+}
 UPPER = {"ingest", "adopt", "transfer", "maintenance"}
 MAY_IMPORT = {
     "errors": set(),
@@ -28,6 +41,7 @@ MAY_IMPORT = {
     "models": {"errors"},
     "dialects": {"url", "errors"},
     "url": {"errors"},
+    "files": set(),
     "settings": {"url", "errors"},
     "session": {"dialects", "errors"},
     "engine": {"settings", "dialects", "errors"},

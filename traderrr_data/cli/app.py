@@ -24,6 +24,7 @@ from traderrr_data.cli import output
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import SchemaMismatchError, TraderrrDataError
 from traderrr_data.settings import Settings
+from traderrr_data.url import without_passwords
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ def _interrupted(invocation: Invocation) -> int:
 
 def _failed(invocation: Invocation, error: Exception) -> int:
     if invocation.debug:
-        traceback.print_exception(error)
+        print(without_passwords("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     kind = type(error).__name__
     if isinstance(error, _UsageError):
         path = error.ctx.command_path if error.ctx is not None else "traderrr-data"
@@ -143,6 +144,7 @@ def _failed(invocation: Invocation, error: Exception) -> int:
 
 
 def _fail(invocation: Invocation, kind: str, sentence: str, code: int) -> int:
+    sentence = without_passwords(sentence)  # a URL in the wrong place is quoted as what it was taken for
     output.complain(sentence)
     if invocation.as_json:
         invocation.show({"error": {"type": kind, "message": sentence}})

@@ -15,8 +15,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 import typer
 
+from traderrr_data import files
 from traderrr_data.cli.output import plain_number
 from traderrr_data.ingest.source import ENDINGS, ending_of
 
@@ -29,11 +31,12 @@ def check_ending(path: Path) -> None:
         raise typer.BadParameter(f"--output: {path.name!r} ends in none of {', '.join(ENDINGS)}")
 
 
-async def write_bars(path: Path, schema: pa.Schema, batches: AsyncIterator[pa.RecordBatch]) -> int:
+async def write_bars(path: Path, database: sa.URL, schema: pa.Schema, batches: AsyncIterator[pa.RecordBatch]) -> int:
     """Write record batches to a file, which appears, or replaces the old one, only when complete; return the rows.
 
     Args:
         path: its ending says the format.
+        database: where they come from; the file is open to nobody to whom that is not.
         schema: of the batches, of which there may be none.
         batches: one is in memory at a time.
 
@@ -41,7 +44,7 @@ async def write_bars(path: Path, schema: pa.Schema, batches: AsyncIterator[pa.Re
         OSError: the file cannot be written.
     """
     rows = 0
-    with _whole(path) as file, _writer(path, file, schema) as write:
+    with _whole(path, database) as file, _writer(path, file, schema) as write:
         async for batch in batches:
             await asyncio.to_thread(write, batch)
             rows += batch.num_rows
@@ -49,10 +52,10 @@ async def write_bars(path: Path, schema: pa.Schema, batches: AsyncIterator[pa.Re
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
+def _whole(path: Path, database: sa.URL) -> Iterator[IO[bytes]]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with unfinished.open("wb") as file:
+        with os.fdopen(files.create(unfinished, database), "wb") as file:
             yield file
         unfinished.replace(path)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,7 @@ def ingest(
     from traderrr_data.ingest import ingest_file, ticker_of_name  # noqa: PLC0415 - it loads pyarrow
 
     invocation: Invocation = context.obj
+    _refuse_addresses(*file)
     if ticker is not None and ticker_from_name:
         raise typer.BadParameter("--ticker and --ticker-from-name cannot both be said")
     failures: dict[Path, str] = {}
@@ -106,6 +108,12 @@ def ingest(
         invocation.show({"files": document})
     rejected = sum(result.rejected for result in results)
     raise typer.Exit(FAILED if failures else ROWS_REJECTED if rejected else DONE)
+
+
+def _refuse_addresses(*paths: Path) -> None:
+    """Refuse a URL with a login for a file: its name would be shown, and files be made of it."""
+    if any(re.match(r"[\w+]+:/.*@", str(path)) for path in paths):
+        raise typer.BadParameter("the address of a database stands where a file's name is wanted: say --database-url")
 
 
 def _move(moved: output.Moved, at: Progress) -> None:
@@ -160,6 +168,7 @@ def export(
     from traderrr_data.cli.export import check_ending, write_bars  # noqa: PLC0415 - it loads pyarrow
 
     invocation: Invocation = context.obj
+    _refuse_addresses(path)
     check_ending(path)
     window: dict[str, Any] = {name: _time(text, name, timeframe) for name, text in (("start", start), ("end", end))}
     window["series"] = series
@@ -177,7 +186,7 @@ def export(
                 empty = await market_data.intraday_frame(session, [], timeframe=timeframe)
                 batches = market_data.stream_intraday(session, ticker or None, timeframe=timeframe, **window)
             with output.progress(path.name):
-                return await write_bars(path, empty.schema, batches)
+                return await write_bars(path, db.engine.url, empty.schema, batches)
 
     rows = invocation.read(work)
     invocation.show({"file": path, "rows": rows}, f"{rows:,} bars are in {path}")

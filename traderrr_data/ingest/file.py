@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from traderrr_data import files
 from traderrr_data.access import market_data
 from traderrr_data.bulk import Rejection, UpsertResult
 from traderrr_data.db import DatabaseManager
@@ -124,7 +127,7 @@ async def ingest_file(
     async def work(session: AsyncSession) -> tuple[Counter[str], Path | None]:
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open_source(path))
-            rejects = stack.enter_context(_Rejects(path, reading.titles))
+            rejects = stack.enter_context(_Rejects(path, reading.titles, db.engine.url))
             blocks = source.blocks(reading.header_rows, reading.cells)
             counts, started = Counter[str](), time.perf_counter()
             while (step := await _in_thread(lambda: _next(blocks, reading))) is not None:
@@ -206,7 +209,8 @@ async def _store(
 class _Rejects:
     """The rejected rows of one file, in a file beside it that appears only when it is complete."""
 
-    def __init__(self, path: Path, titles: Sequence[str]) -> None:
+    def __init__(self, path: Path, titles: Sequence[str], database: sa.URL) -> None:
+        self._source, self._database = path, database
         self._path = path.with_name(f"{path.name}.rejected.csv")
         self._unfinished = path.with_name(f".{path.name}.rejected.csv.part")
         self._titles = titles
@@ -232,7 +236,8 @@ class _Rejects:
             return
         with _beside(self._path):
             if self._file is None:
-                self._file = self._unfinished.open("w", encoding="utf-8", newline="")
+                fd = files.create(self._unfinished, self._database, self._source)
+                self._file = os.fdopen(fd, "w", encoding="utf-8", newline="")
                 csv.writer(self._file).writerow(["row", "column", "reason", *self._titles])
             csv.writer(self._file).writerows(
                 [number, *cells] for number, cells in sorted(lines, key=lambda line: line[0])
