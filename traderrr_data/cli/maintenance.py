@@ -12,7 +12,7 @@ from traderrr_data import maintenance, schema
 from traderrr_data.cli import output
 from traderrr_data.cli.app import Invocation, refuse_missing
 from traderrr_data.db import DatabaseManager
-from traderrr_data.settings import masked
+from traderrr_data.url import masked
 
 
 def backup(
