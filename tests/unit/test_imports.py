@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "bulk": {"models", "dialects", "errors"},
     "access": {"models", "dialects", "bulk", "errors"},
     **dict.fromkeys(UPPER, LOWER | {"sample"}),
+    "maintenance": LOWER | {"transfer"},
     "cli": LOWER | UPPER | {"sample", "traderrr_data"},
     "__main__": {"cli"},
     "__init__": LOWER | UPPER,
