@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import sqlalchemy as sa
 
@@ -19,21 +19,44 @@ def catalogs(connection: sa.Connection, tables: Sequence[sa.Table]) -> tuple[Cat
     found = _catalog(connection, [table for table in tables if table.name in present])
     try:
         for table in tables:
-            text = str(sa.schema.CreateTable(table).compile(dialect=connection.dialect))
+            # A temporary table has no foreign keys.
+            create = sa.schema.CreateTable(table, include_foreign_key_constraints=[])
+            text = str(create.compile(dialect=connection.dialect))
             text = text.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1)
             connection.exec_driver_sql(text.replace("CONSTRAINT ck_", f"CONSTRAINT {_PREFIX}ck_"))
             for index in table.indexes:
                 connection.execute(sa.schema.CreateIndex(index))
-        return found, _catalog(connection, tables)
+        return found, _catalog(connection, tables) | _foreign_keys(tables)
     finally:
         if not connection.invalidated:
             names = ", ".join(table.name for table in tables)
             connection.exec_driver_sql(f"DROP TEMPORARY TABLE IF EXISTS {names}")
 
 
+def _foreign_keys(tables: Sequence[sa.Table]) -> Catalog:
+    """Return the models' foreign keys as SHOW CREATE TABLE words them."""
+
+    def names(columns: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in columns)
+
+    lines: Catalog = {}
+    for table in tables:
+        for key in table.foreign_key_constraints:
+            columns = names(key.column_keys)
+            there = names(element.column.name for element in key.elements)
+            actions = [("DELETE", key.ondelete), ("UPDATE", key.onupdate)]
+            ending = "".join(f" ON {event} {action}" for event, action in actions if action)
+            reference = f"FOREIGN KEY ({columns}) REFERENCES `{key.referred_table.name}` ({there}){ending}"
+            lines[table.name, f"CONSTRAINT {key.name}"] = reference
+    return lines
+
+
 def _catalog(connection: sa.Connection, tables: Sequence[sa.Table]) -> Catalog:
     shown = {table.name: connection.exec_driver_sql(f"SHOW CREATE TABLE {table.name}").one()[1] for table in tables}
-    return {(name, part): text for name, definition in shown.items() for part, text in _parts(definition)}
+    lines = {(name, part): text for name, definition in shown.items() for part, text in _parts(definition)}
+    # An index of a foreign key's name is the server's own, where no other index served.
+    theirs = [(table, part) for table, part in lines if (table, part.replace("KEY ", "CONSTRAINT ", 1)) in lines]
+    return {key: text for key, text in lines.items() if key not in theirs or key[1].startswith("CONSTRAINT")}
 
 
 def _parts(definition: str) -> Iterator[tuple[str, str]]:
