@@ -55,8 +55,12 @@ def _catalog(connection: sa.Connection, tables: Sequence[sa.Table]) -> Catalog:
     shown = {table.name: connection.exec_driver_sql(f"SHOW CREATE TABLE {table.name}").one()[1] for table in tables}
     lines = {(name, part): text for name, definition in shown.items() for part, text in _parts(definition)}
     # An index of a foreign key's name is the server's own, where no other index served.
-    theirs = [(table, part) for table, part in lines if (table, part.replace("KEY ", "CONSTRAINT ", 1)) in lines]
-    return {key: text for key, text in lines.items() if key not in theirs or key[1].startswith("CONSTRAINT")}
+    keys = {(table, part.partition(" ")[2]) for (table, part), text in lines.items() if text.startswith("FOREIGN KEY")}
+    return {(table, part): text for (table, part), text in lines.items() if (table, _name_of_key(part)) not in keys}
+
+
+def _name_of_key(part: str) -> str | None:
+    return part.removeprefix("KEY ") if part.startswith("KEY ") else None
 
 
 def _parts(definition: str) -> Iterator[tuple[str, str]]:
