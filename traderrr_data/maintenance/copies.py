@@ -58,12 +58,3 @@ async def unfinished(database: Settings) -> tuple[int, str | None]:
     async with open_target(database) as target:
         rows = sum([await target.count(layout) for layout in layouts() if layout.name != OWN_ROWS])
         return rows, await target.unfinished()
-
-
-async def clear(database: Settings) -> None:
-    """Remove all rows from our tables."""
-    from traderrr_data.transfer.database import open_target  # noqa: PLC0415 - see above
-    from traderrr_data.transfer.layout import layouts  # noqa: PLC0415 - see above
-
-    async with open_target(database) as target:
-        await target.clear(layouts())

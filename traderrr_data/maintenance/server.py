@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError
 from traderrr_data.maintenance import copies, names
 from traderrr_data.maintenance.copies import is_copy as is_ours
 from traderrr_data.maintenance.threads import Progress
+from traderrr_data.models import Base, Compatibility
 
 __all__ = ["is_ours", "name_and_home", "restore", "write_backup"]
 
@@ -54,8 +57,16 @@ async def restore(db: DatabaseManager, source: Path, progress: Progress | None) 
         if rows and begun is None:
             replaced = Path.cwd() / names.named(str(db.engine.url.database), "replaced")
             await write_backup(db, replaced, None)
-            await copies.clear(db.settings)
+            await _remove_all_rows(db)
         if begun is None and revision != found.head:
             await schema.drop(db.engine)  # a backup of an older revision goes into tables of that revision
     await copies.copy(source, db.settings, progress)
     return await schema.status(db.engine), replaced
+
+
+async def _remove_all_rows(db: DatabaseManager) -> None:
+    """Empty our tables, in one transaction; nothing is kept of the rows, which are in a folder by now."""
+    async with db.engine.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            if table is not Compatibility.__table__:
+                await connection.execute(sa.delete(table))
