@@ -12,11 +12,13 @@ from sqlalchemy.orm import aliased
 
 from traderrr_data import bulk, dialects
 from traderrr_data.access.revisions import bars_as_of
-from traderrr_data.access.window import window
+from traderrr_data.access.window import as_read, each_once, if_said, same, whole, window
 from traderrr_data.bulk.frames import Columns
-from traderrr_data.errors import ConfigurationError, DuplicateRowError, InvalidRowError
+from traderrr_data.errors import ConfigurationError, DuplicateRowError
 from traderrr_data.models import BarRevision, DailyData, IntradayData
-from traderrr_data.models.types import CheckedType
+
+MOST_BARS = 2**63 - 1
+"""The largest number of rows that every database can be asked for."""
 
 Bar = TypeVar("Bar", DailyData, IntradayData)
 
@@ -45,19 +47,12 @@ class Coverage(NamedTuple):
 
 def line(model: type[Bar], ticker: str, series: str) -> list[sa.ColumnElement[bool]]:
     """Return the conditions of one ticker's line of bars."""
-    return [model.ticker == ticker, model.series == series]
-
-
-def each_once(tickers: Iterable[str] | None) -> list[str] | None:
-    """Return tickers in their order, each once; None for None."""
-    if isinstance(tickers, str):
-        raise ConfigurationError(f"tickers is a list of tickers: say [{tickers!r}]")
-    return None if tickers is None else sorted(set(tickers))
+    return [same(model.ticker, ticker), same(model.series, series)]
 
 
 def among(session: AsyncSession, column: Any, tickers: Iterable[str] | None) -> list[sa.ColumnElement[bool]]:
     """Return the condition that a ticker is one of these, however many; none for None."""
-    wanted = each_once(tickers)
+    wanted = each_once(column, tickers)
     if wanted is None:
         return []
     return [dialects.for_session(session).match_keys([column], [(ticker,) for ticker in wanted])]
@@ -76,12 +71,11 @@ async def list_bars(
     as_of: dt.datetime | None,
 ) -> Sequence[Bar]:
     """Return one line's bars by time, only the newest `last` of a window."""
-    if last is not None and last < 0:
-        raise ConfigurationError(f"last is a number of bars, not {last}")
+    last = None if last is None else whole("last", last, 0, MOST_BARS, said="a number of bars")
     source: Any = model.__table__ if as_of is None else bars_as_of(model, as_of)
     backwards = newest_first or last is not None
     by_time = source.c[time].desc() if backwards else source.c[time]
-    chosen = [*(source.c[name] == value for name, value in wanted.items()), *window(source.c[time], start, end)]
+    chosen = [*(same(source.c[name], value) for name, value in wanted.items()), *window(source.c[time], start, end)]
     found = await _objects(session, model, source, lambda query: query.where(*chosen).order_by(by_time).limit(last))
     return found if backwards == newest_first else found[::-1]
 
@@ -112,7 +106,7 @@ async def latest_bars(
 ) -> dict[str, Bar]:
     """Return the newest bar of each ticker, by ticker."""
     source: Any = model.__table__ if as_of is None else bars_as_of(model, as_of)
-    chosen = [source.c[name] == value for name, value in wanted.items()]
+    chosen = [same(source.c[name], value) for name, value in wanted.items()]
     if as_of is None:
         newest = _newest(session, source, time, tickers, wanted)
     else:
@@ -122,9 +116,9 @@ async def latest_bars(
             .group_by(source.c.ticker)
             .subquery("newest")
         )
-    same = sa.and_(source.c.ticker == newest.c.ticker, source.c[time] == newest.c.time)
+    is_newest = sa.and_(source.c.ticker == newest.c.ticker, source.c[time] == newest.c.time)
     found = await _objects(
-        session, model, source, lambda query: query.join(newest, same).where(*chosen).order_by(source.c.ticker)
+        session, model, source, lambda query: query.join(newest, is_newest).where(*chosen).order_by(source.c.ticker)
     )
     return {bar.ticker: bar for bar in found}
 
@@ -133,13 +127,11 @@ def _newest(
     session: AsyncSession, table: sa.Table, time: str, tickers: Iterable[str] | None, wanted: Mapping[str, str]
 ) -> sa.Subquery:
     """Return the time of each ticker's newest bar, found by one look into the key's index for each of them."""
-    given = each_once(tickers)
-    values = None if given is None else [_as_read(table.c.ticker, ticker) for ticker in given]
-    each = dialects.for_session(session).each_value(table.c.ticker, values).subquery("each")
+    each = dialects.for_session(session).each_value(table.c.ticker, each_once(table.c.ticker, tickers)).subquery("each")
     bar = table.alias("bar")
     latest = (
         sa.select(bar.c[time])
-        .where(bar.c.ticker == each.c.value, *(bar.c[name] == value for name, value in wanted.items()))
+        .where(bar.c.ticker == each.c.value, *(same(bar.c[name], value) for name, value in wanted.items()))
         .order_by(bar.c[time].desc())
         .limit(1)
         .scalar_subquery()
@@ -173,8 +165,8 @@ def columns_of(
         constants: the columns that divide lines of bars, and the one value of each that is wanted.
     """
     column: Any = (model.__table__ if as_of is None else bars_as_of(model, as_of)).c
-    constants = {name: _as_read(column[name], value) for name, value in constants.items()}
-    wanted = each_once(tickers)
+    constants = {name: as_read(column[name], value) for name, value in constants.items()}
+    wanted = each_once(column["ticker"], tickers)
     single = wanted is not None and len(wanted) == 1
     chosen = [column["ticker"] == wanted[0]] if wanted and single else among(session, column["ticker"], wanted)
     for name, value in constants.items():
@@ -190,13 +182,6 @@ def columns_of(
         [column["ticker"], *(column[name] for name in constants), column[time]],
         constants,
     )
-
-
-def _as_read(column: Any, value: str) -> str:
-    try:
-        return str(column.type.coerce(value))
-    except ValueError as error:
-        raise InvalidRowError(str(error), column=column.key) from error
 
 
 async def coverage_of(
@@ -241,8 +226,8 @@ async def delete_bars(
         raise ConfigurationError("this would delete every bar: say a ticker, before, start or end")
     chosen: list[sa.ColumnElement[bool]] = [
         *conditions,
-        *([model.ticker == ticker] if ticker is not None else []),
-        *([model.series == series] if series is not None else []),
+        *if_said(model.ticker, ticker),
+        *if_said(model.series, series),
         *window(time, start, end),
     ]
     return await bulk.delete(session, model, chosen)
@@ -259,22 +244,20 @@ async def rename_timeframe(
     session: AsyncSession, old: str, new: str, *, tickers: Iterable[str] | None, series: str | None
 ) -> int:
     """Give stored bars, and their earlier versions, another timeframe; see `market_data.rename_timeframe`."""
-    kind = IntradayData.__table__.c.timeframe.type
-    assert isinstance(kind, CheckedType)  # noqa: S101 - for the type checker
-    try:
-        before, after = kind.coerce(old), kind.coerce(new)
-    except ValueError as error:
-        raise InvalidRowError(str(error), column="timeframe") from error
+    before, after = (as_read(IntradayData.timeframe, said) for said in (old, new))
     if before == after:
         return 0
 
     def chosen(table: Any) -> list[sa.ColumnElement[bool]]:
-        of_series = [table.series == series] if series is not None else []
-        return [table.timeframe == before, *among(session, table.ticker, tickers), *of_series]
+        return [
+            table.timeframe == before,
+            *among(session, table.ticker, tickers),
+            *if_said(table.series, series),
+        ]
 
     other = aliased(IntradayData)
-    same = [getattr(other, name) == getattr(IntradayData, name) for name in ("ticker", "series", "datetime")]
-    both = sa.select(sa.func.count()).select_from(IntradayData).join(other, sa.and_(*same, other.timeframe == after))
+    alike = [getattr(other, name) == getattr(IntradayData, name) for name in ("ticker", "series", "datetime")]
+    both = sa.select(sa.func.count()).select_from(IntradayData).join(other, sa.and_(*alike, other.timeframe == after))
     if taken := (await session.execute(both.where(*chosen(IntradayData)))).scalar_one():
         raise DuplicateRowError(
             f"{taken} bars are stored as {before} and as {after}: delete those of one of them first"

@@ -19,7 +19,7 @@ from traderrr_data import bulk
 from traderrr_data.access import bars
 from traderrr_data.access.bars import Coverage
 from traderrr_data.access.revisions import Difference, differences, list_revisions
-from traderrr_data.access.window import bounds, contains, window
+from traderrr_data.access.window import bounds, contains, each_once, if_said, same, whole, window
 from traderrr_data.bulk import OnConflict, OnInvalid, ReplaceResult, Rows, UpsertResult, frames
 from traderrr_data.errors import RowNotFoundError
 from traderrr_data.models import BarRevision, DailyData, IntradayData, Metadata
@@ -215,7 +215,7 @@ async def replace_intraday(
         window=lambda row: row["series"] == series and contains(start, end, row["datetime"]),
         stored=[
             *bars.line(IntradayData, ticker, series),
-            IntradayData.timeframe == timeframe,
+            same(IntradayData.timeframe, timeframe),
             *window(IntradayData.datetime, start, end),
         ],
         allow_inconsistent=allow_inconsistent,
@@ -352,7 +352,7 @@ def stream_daily(
     wanted = bars.columns_of(
         session, DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
     )
-    return frames.stream(session, wanted, exact=exact, batch_rows=batch_rows)
+    return frames.stream(session, wanted, exact=exact, batch_rows=_rows_of_a_batch(batch_rows))
 
 
 def stream_intraday(
@@ -380,7 +380,11 @@ def stream_intraday(
         timeframe=timeframe,
         as_of=as_of,
     )
-    return frames.stream(session, wanted, exact=exact, batch_rows=batch_rows)
+    return frames.stream(session, wanted, exact=exact, batch_rows=_rows_of_a_batch(batch_rows))
+
+
+def _rows_of_a_batch(rows: int) -> int:
+    return whole("batch_rows", rows, 1, 2**31 - 1, said="a number of rows")
 
 
 async def daily_frame(
@@ -459,10 +463,10 @@ async def revisions(
     model: Any = DailyData if timeframe is None else IntradayData
     time: Any = BarRevision.date if timeframe is None else BarRevision.datetime
     chosen = [
-        BarRevision.ticker == ticker,
-        BarRevision.series == series,
+        same(BarRevision.ticker, ticker),
+        same(BarRevision.series, series),
         BarRevision.table_name == model.__tablename__,
-        *([] if timeframe is None else [BarRevision.timeframe == timeframe]),
+        *if_said(BarRevision.timeframe, timeframe),
         *window(time, start, end),
     ]
     return await list_revisions(session, chosen, time)
@@ -544,7 +548,7 @@ async def delete_intraday(
     series: str | None = None,
 ) -> int:
     """Delete intraday bars and return how many; as `delete_daily`, and `timeframe` None for all."""
-    of_timeframe = [IntradayData.timeframe == timeframe] if timeframe is not None else []
+    of_timeframe = if_said(IntradayData.timeframe, timeframe)
     return await bars.delete_bars(
         session,
         IntradayData,
@@ -596,7 +600,7 @@ async def upsert_metadata(
 
 async def find_metadata(session: AsyncSession, ticker: str) -> Metadata | None:
     """Return what is known of one ticker, or None."""
-    query = sa.select(Metadata).where(Metadata.ticker == ticker)
+    query = sa.select(Metadata).where(same(Metadata.ticker, ticker))
     return (await session.scalars(query, execution_options={"populate_existing": True})).one_or_none()
 
 
@@ -628,7 +632,7 @@ async def portfolio_summary(session: AsyncSession, tickers: Iterable[str], *, se
         tickers: each is answered once.
         series: the line of bars that the prices are from.
     """
-    wanted = sorted(set(tickers))
+    wanted = each_once(Metadata.ticker, tickers) or []
     known = {row.ticker: row for row in await list_metadata(session, wanted)}
     latest = await latest_daily(session, wanted, series=series)
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from traderrr_data import bulk
 from traderrr_data.access import market_data
 from traderrr_data.access.bars import deleted
+from traderrr_data.access.window import same
 from traderrr_data.bulk import UpsertResult
 from traderrr_data.models import DailyData, PortfolioPosition
 from traderrr_data.models.types import EXACT, Money, Ratio
@@ -68,7 +69,7 @@ async def upsert_position(session: AsyncSession, ticker: str, shares: Decimal | 
 
 async def find_position(session: AsyncSession, ticker: str) -> PortfolioPosition | None:
     """Return the position in a ticker, or None if there is none, which means 0 shares."""
-    query = sa.select(PortfolioPosition).where(PortfolioPosition.ticker == ticker)
+    query = sa.select(PortfolioPosition).where(same(PortfolioPosition.ticker, ticker))
     return (await session.scalars(query, execution_options={"populate_existing": True})).one_or_none()
 
 
@@ -80,7 +81,7 @@ async def list_positions(session: AsyncSession) -> Sequence[PortfolioPosition]:
 
 async def delete_position(session: AsyncSession, ticker: str) -> int:
     """Delete the position in a ticker and return how many were there, 1 or 0. The caller commits."""
-    return await deleted(session, sa.delete(PortfolioPosition).where(PortfolioPosition.ticker == ticker))
+    return await deleted(session, sa.delete(PortfolioPosition).where(same(PortfolioPosition.ticker, ticker)))
 
 
 async def valuation(session: AsyncSession, *, series: str = "") -> Valuation:

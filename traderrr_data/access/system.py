@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from traderrr_data import bulk
 from traderrr_data.access.bars import deleted
 from traderrr_data.access.trading import checked_limit
-from traderrr_data.access.window import window
-from traderrr_data.errors import ConfigurationError
+from traderrr_data.access.window import as_read, if_said, whole, window
 from traderrr_data.models import BarRevision, DailyData, IntradayData, SignalHistory, SystemEvent
 
 _ROWS_A_STATEMENT = 1000
@@ -46,8 +45,8 @@ class Retention:
             ConfigurationError: a number of days is negative or absurd.
         """
         for name, days in vars(self).items():
-            if days is not None and not 0 <= days <= _LONGEST:
-                raise ConfigurationError(f"{name} is 0 to {_LONGEST} days, or None for ever, not {days}")
+            if days is not None:
+                whole(name, days, 0, _LONGEST, said=f"0 to {_LONGEST} days, or None for ever")
 
 
 async def add_event(
@@ -103,8 +102,8 @@ async def list_events(
         sa.select(SystemEvent)
         .where(
             *window(SystemEvent.created_at, start, end),
-            *([SystemEvent.event_type == event_type] if event_type is not None else []),
-            *([SystemEvent.severity == severity] if severity is not None else []),
+            *if_said(SystemEvent.event_type, event_type),
+            *if_said(SystemEvent.severity, severity),
         )
         .order_by(SystemEvent.created_at.desc(), SystemEvent.id.desc())
         .limit(checked_limit(limit))
@@ -114,7 +113,7 @@ async def list_events(
 
 async def delete_events(session: AsyncSession, *, before: dt.datetime) -> int:
     """Delete the events that were stored before an instant, and return how many. The caller commits."""
-    return await _delete_by_id(session, SystemEvent, SystemEvent.created_at < before)
+    return await _delete_by_id(session, SystemEvent, SystemEvent.created_at < as_read(SystemEvent.created_at, before))
 
 
 async def purge(
@@ -132,7 +131,10 @@ async def purge(
     Returns:
         Rows removed, by table; a table that the policy keeps for ever is not among them.
     """
-    policy, now = policy or Retention(), now or dt.datetime.now(dt.UTC)
+    policy, now = (
+        policy or Retention(),
+        dt.datetime.now(dt.UTC) if now is None else as_read(BarRevision.known_until, now),
+    )
 
     def cutoff(days: int) -> dt.datetime:
         return now - dt.timedelta(days=days)

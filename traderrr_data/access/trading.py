@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from traderrr_data import bulk
+from traderrr_data import bulk, dialects
 from traderrr_data.access.bars import deleted
-from traderrr_data.access.window import last_days, window
+from traderrr_data.access.window import as_read, if_said, last_days, whole, window
 from traderrr_data.bulk import OnInvalid, Rows, UpsertResult
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import PortfolioPerformance, SignalHistory
@@ -167,15 +167,22 @@ async def list_signals(
     Raises:
         ConfigurationError: the limit is out of its range.
     """
+    least = (
+        None
+        if min_confidence is None
+        else as_read(
+            SignalHistory.confidence, min_confidence, exact_decimals=dialects.for_session(session).exact_decimals
+        )
+    )
     if limit is None:
         limit = 100 if ticker is None else 50
     query = (
         sa.select(SignalHistory)
         .where(
             *window(SignalHistory.date, start, end),
-            *([SignalHistory.ticker == ticker] if ticker is not None else []),
-            *([SignalHistory.signal_type == signal_type] if signal_type is not None else []),
-            *([SignalHistory.confidence >= min_confidence] if min_confidence is not None else []),
+            *if_said(SignalHistory.ticker, ticker),
+            *if_said(SignalHistory.signal_type, signal_type),
+            *([SignalHistory.confidence >= least] if least is not None else []),
         )
         .order_by(SignalHistory.date.desc(), SignalHistory.id.desc())
         .limit(checked_limit(limit))
@@ -185,7 +192,7 @@ async def list_signals(
 
 async def signal_stats(session: AsyncSession, ticker: str | None = None) -> SignalStats:
     """Return the statistics of all signals, or of one ticker's; nothing is written."""
-    chosen = [SignalHistory.ticker == ticker] if ticker is not None else []
+    chosen = if_said(SignalHistory.ticker, ticker)
     overall = sa.select(
         sa.func.count(),
         sa.func.count(SignalHistory.ticker.distinct()),
@@ -225,7 +232,7 @@ async def delete_signals(
         raise ConfigurationError("this would delete every signal: say a ticker, start or end")
     conditions = [
         *window(SignalHistory.date, start, end),
-        *([SignalHistory.ticker == ticker] if ticker is not None else []),
+        *if_said(SignalHistory.ticker, ticker),
     ]
     return await deleted(session, sa.delete(SignalHistory).where(*conditions))
 
@@ -325,14 +332,11 @@ async def performance_series(
 
 def checked_limit(limit: int) -> int:
     """Return a limit of rows; ConfigurationError if it is not 1 to 1000."""
-    if not 1 <= limit <= MOST_ROWS:
-        raise ConfigurationError(f"limit is 1 to {MOST_ROWS}, not {limit}")
-    return limit
+    return whole("limit", limit, 1, MOST_ROWS)
 
 
 async def _period(session: AsyncSession, days: int, today: dt.date | None) -> Sequence[PortfolioPerformance]:
-    if not 1 <= days <= 365:
-        raise ConfigurationError(f"days is 1 to 365, not {days}")
+    days = whole("days", days, 1, 365)
     query = (
         sa.select(PortfolioPerformance)
         .where(PortfolioPerformance.date >= last_days(days, today))

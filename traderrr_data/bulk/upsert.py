@@ -19,6 +19,7 @@ from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shap
 from traderrr_data.dialects.base import Counts, Merge, RowByRow
 from traderrr_data.errors import ConfigurationError, InvalidRowError
 from traderrr_data.models import Base
+from traderrr_data.models.types import shown
 
 OnConflict: TypeAlias = Literal["update", "ignore", "error"]
 
@@ -254,7 +255,7 @@ async def _check(
             return check(given, shape, is_checked=is_checked, **rules)
         from traderrr_data.bulk import columns  # noqa: PLC0415 - loaded only where Arrow is used
 
-        if isinstance(given, Sized) and len(given) >= _COLUMNS_FROM:
+        if (isinstance(given, Sequence) or given is not rows) and len(given) >= _COLUMNS_FROM:
             with contextlib.suppress(*columns.UNDECIDED):
                 return columns.check(given, shape, **rules)
         batch = check(given, shape, is_checked=is_checked, **rules)
@@ -272,9 +273,9 @@ def _takes_columns(session: AsyncSession, on_conflict: str) -> bool:
     return speaks and on_conflict != "error"
 
 
-def _check_word(name: str, word: str, known: Sequence[str]) -> None:
-    if word not in known:
-        raise ConfigurationError(f"{name} is one of {', '.join(known)}, not {word!r}")
+def _check_word(name: str, word: object, known: Sequence[str]) -> None:
+    if not isinstance(word, str) or word not in known:
+        raise ConfigurationError(f"{name} is one of {', '.join(known)}, not {shown(word)}")
 
 
 async def _connection(session: AsyncSession) -> AsyncConnection:

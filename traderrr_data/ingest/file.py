@@ -27,6 +27,7 @@ from traderrr_data.ingest.options import canonical
 from traderrr_data.ingest.own import OWN
 from traderrr_data.ingest.source import open_source
 from traderrr_data.ingest.yfinance import YFINANCE
+from traderrr_data.models.types import shown
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ async def ingest_file(
         ConfigurationError: the file does not say all that must be known, or something is said twice or wrongly.
         TraderrrDataError: whatever the database has against it; nothing is stored.
     """
-    path, began = Path(path), time.perf_counter()
+    path, began = _path_of(path), time.perf_counter()
     options = Options(
         ticker=canonical("ticker", ticker),
         timeframe=canonical("timeframe", timeframe),
@@ -152,18 +153,24 @@ async def ingest_file(
     )
 
 
+def _path_of(path: str | Path) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise ConfigurationError(f"{shown(path)} is no path") from None
+
+
 def _prepare(path: Path, name: str | None, options: Options) -> tuple[Format, Reading]:
     with open_source(path) as source:
         chosen = _format_of(source.head, name)
         return chosen, chosen.prepare(source.head, options)
 
 
-def _format_of(head: Head, name: str | None) -> Format:
+def _format_of(head: Head, name: Any) -> Format:
     if name is not None:
-        try:
-            return FORMATS[name]
-        except KeyError:
-            raise ConfigurationError(f"{name!r} is no format; known are {', '.join(FORMATS)}") from None
+        if not isinstance(name, str) or name not in FORMATS:
+            raise ConfigurationError(f"{shown(name)} is no format; known are {', '.join(FORMATS)}")
+        return FORMATS[name]
     for form in FORMATS.values():
         if form.recognises(head):
             return form

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from traderrr_data.errors import TraderrrDataError
 from traderrr_data.ingest.base import Block, Head, Misshapen, UnreadableFileError
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -60,9 +61,11 @@ def unreadable_is_said(path: Path) -> Iterator[None]:
     """Turn what reading a file may raise into one error that names the file."""
     try:
         yield
+    except TraderrrDataError:
+        raise
     except UnicodeDecodeError:
         raise UnreadableFileError(f"{path} is not UTF-8 text") from None
-    except (csv.Error, EOFError, zlib.error, pa.ArrowException, OSError) as error:
+    except (csv.Error, EOFError, zlib.error, pa.ArrowException, OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error) or "it ends too early"
         if "straddling object" in said:  # Arrow's word, which helps nobody; it has no code
             said = "one of its rows does not end: it has no line ends, or a quote that is not closed"

@@ -10,7 +10,8 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self
 
-from traderrr_data.access.window import bounds
+from traderrr_data.access.bars import MOST_BARS
+from traderrr_data.access.window import bounds, each_once, whole
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, InvalidRowError
 from traderrr_data.ingest.reading.query import Arm, Query
@@ -135,15 +136,13 @@ class Reader:
         return rows[0] if rows else None
 
     async def _list(self, kind: Kind, line: Mapping[str, Any], window: tuple[Any, Any], last: int | None) -> list[Any]:
-        if last is not None and last < 0:
-            raise ConfigurationError(f"last is a number of bars, not {last}")
-        return await self._ask(kind, {**line, **self._window(kind, *window), "last": _ALL if last is None else last})
+        last = _ALL if last is None else min(whole("last", last, 0, MOST_BARS, said="a number of bars"), _ALL)
+        return await self._ask(kind, {**line, **self._window(kind, *window), "last": last})
 
     async def _latest(self, kind: Kind, tickers: Iterable[str], **line: Any) -> dict[str, Any]:
-        if isinstance(tickers, str):
-            raise ConfigurationError(f"tickers is a list of tickers: say [{tickers!r}]")
         rest = {**self._window(kind, None, None), "last": 1}
-        asked = [{**self._line(kind, ticker=ticker, **line), **rest} for ticker in sorted(set(tickers))]
+        wanted = each_once(kind.table.c.ticker, tickers) or []
+        asked = [{**self._line(kind, ticker=ticker, **line), **rest} for ticker in wanted]
         found = await asyncio.gather(*(self._ask(kind, parameters) for parameters in asked))
         return {rows[0].ticker: rows[0] for rows in found if rows}
 

@@ -5,7 +5,7 @@ reason that a person can act on. It runs when an attribute of a model is set, wh
 gate, when a parameter is bound; so no way leads around it.
 """
 
-from traderrr_data.models.types.checked import CheckedType, Flag
+from traderrr_data.models.types.checked import CheckedType, Flag, shown
 from traderrr_data.models.types.decimals import EXACT, ExactDecimal, Money, Price, Quantity, Ratio
 from traderrr_data.models.types.storage import BigId, storage_checks, table_options
 from traderrr_data.models.types.texts import (
@@ -18,10 +18,11 @@ from traderrr_data.models.types.texts import (
     Ticker,
     Timeframe,
 )
-from traderrr_data.models.types.times import SessionDate, UtcDateTime, utc_now
+from traderrr_data.models.types.times import FIRST_DAY, SessionDate, UtcDateTime, utc_now
 
 __all__ = [
     "EXACT",
+    "FIRST_DAY",
     "BigId",
     "ByteText",
     "CheckedType",
@@ -40,6 +41,7 @@ __all__ = [
     "Ticker",
     "Timeframe",
     "UtcDateTime",
+    "shown",
     "storage_checks",
     "table_options",
     "utc_now",

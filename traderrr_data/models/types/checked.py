@@ -77,5 +77,8 @@ def is_numpy_scalar(value: object, kind: str) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as an error may show it: in ASCII, and not at length."""
-    text = ascii(value) if isinstance(value, str) else str(value)
+    try:
+        text = ascii(value) if isinstance(value, str) else str(value)
+    except Exception:  # the number of more digits than Python spells, or an object's own
+        text = f"a value of {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -154,9 +154,10 @@ class PriceBasis(ByteText):
         super().__init__(length)
 
     def coerce(self, value: object) -> str:
-        if value not in ("raw", "split", "all"):
-            raise ValueError(f"{shown(value)} is none of 'raw', 'split' and 'all'")
-        return str(value)
+        text = _checked_text(value)
+        if text not in ("raw", "split", "all"):
+            raise ValueError(f"{shown(text)} is none of 'raw', 'split' and 'all'")
+        return text
 
 
 def _checked_text(value: object) -> str:

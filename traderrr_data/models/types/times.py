@@ -15,7 +15,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models.types.checked import CheckedType, PlainStorage, shown
 
-_FIRST_DAY = dt.date(1000, 1, 1)  # the earliest that MySQL's DATE and DATETIME are specified for
+FIRST_DAY = dt.date(1000, 1, 1)
+"""The earliest that MySQL's DATE and DATETIME are specified for."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?(Z|[+-]\d\d(:?\d\d){0,2})?)?", re.ASCII)
 _MIDNIGHT = re.compile(r"(?:[ T]00:00(?::00(?:\.0+)?)?)?", re.ASCII)
@@ -57,7 +58,7 @@ class UtcDateTime(CheckedType[dt.datetime]):
             instant = value.astimezone(dt.UTC)
         except OverflowError:
             raise ValueError(f"{value.isoformat(sep=' ')} is out of range") from None
-        if instant.date() < _FIRST_DAY:
+        if instant.date() < FIRST_DAY:
             raise ValueError(f"{value.isoformat(sep=' ')} is before the year 1000")
         return instant
 
@@ -105,7 +106,7 @@ class SessionDate(CheckedType[dt.date]):
             if _pure_datetime(value).time() != dt.time():
                 raise ValueError(f"{value.isoformat(sep=' ')} is not midnight: a daily bar has a date")
             value = dt.date(value.year, value.month, value.day)
-        if value < _FIRST_DAY:
+        if value < FIRST_DAY:
             raise ValueError(f"{value.isoformat()} is before the year 1000")
         return value
 
