@@ -47,7 +47,7 @@ _COVERAGE = ("ticker", "series", "timeframe", "first", "last", "last_final", "ro
 
 
 def quickstart(context: typer.Context) -> None:
-    """Make the tables, store the sample, and show what there is.
+    """Make the tables, store the sample, and show it.
 
     The sample comes with the package. What is stored already stays as it is; run again, nothing changes.
     """
@@ -165,7 +165,7 @@ def diff(
     ] = None,
     ticker: Annotated[list[str] | None, typer.Option("--ticker", help="Only this one; repeatable.")] = None,
 ) -> None:
-    """Show which bars were rewritten or deleted since an instant."""
+    """Show which bars were rewritten or deleted since."""
     invocation: Invocation = context.obj
 
     async def work(db: DatabaseManager) -> list[Difference]:

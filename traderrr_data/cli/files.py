@@ -160,7 +160,7 @@ def export(
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="First date or instant NOT wanted.")] = None,
     series: Annotated[str, typer.Option("--series", help="Which line of bars.")] = "",
 ) -> None:
-    """Write bars to a CSV or Parquet file that ingest reads back.
+    """Write bars to a file that ingest reads back.
 
     All digits are kept, and the file appears only when it is complete. Bars that were stored with prices out of
     order come back with ingest --allow-inconsistent.
