@@ -37,7 +37,10 @@ def is_ours(name: str | None, kind: str, parents: Any) -> bool:
     if kind == "table":
         return name in Base.metadata.tables
     table = Base.metadata.tables.get(parents.get("table_name") or "")
-    return kind != "index" or table is None or name in {index.name for index in table.indexes}
+    if kind != "index" or table is None:
+        return True
+    # MySQL has an index for each unique constraint, too.
+    return name in {index.name for index in table.indexes} | {constraint.name for constraint in table.constraints}
 
 
 def default_differs(

@@ -34,7 +34,7 @@ SELECT c.relname, 'index ' || i.relname,
 def catalogs(connection: sa.Connection, tables: Sequence[sa.Table]) -> tuple[Catalog, Catalog]:
     """Return what is there, and what the models make as temporary tables, which are rolled back."""
     # In this order: the temporary tables hide the others, whose names would then be shown with their schema.
-    found = _catalog(connection, tables, "current_schema()::regnamespace")
+    found = _catalog(connection, tables, "quote_ident(current_schema())::regnamespace")
     for table in tables:
         text = str(sa.schema.CreateTable(table).compile(dialect=connection.dialect))
         connection.exec_driver_sql(text.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))

@@ -34,7 +34,7 @@ _HOLDER = f"""{_SESSION}
     AND ((l.classid::bigint << 32) | l.objid::bigint) = {_LOCK_KEY} AND a.pid <> pg_backend_pid()
 """
 _USERS = f"""{_SESSION}
-  JOIN pg_class AS c ON c.oid = l.relation AND c.relnamespace = current_schema()::regnamespace
+  JOIN pg_class AS c ON c.oid = l.relation AND c.relnamespace = quote_ident(current_schema())::regnamespace
   JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
   WHERE a.pid <> pg_backend_pid() GROUP BY a.pid, a.usename, a.client_addr, a.application_name, a.state, a.state_change
   ORDER BY a.state_change LIMIT {_LONGEST_LIST}
