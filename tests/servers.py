@@ -338,14 +338,14 @@ def postgresql(*, durable: bool = False, certificates: Certificates | None = Non
         yield PostgresqlServer(make_url(named).set(drivername=POSTGRESQL_SCHEME))
         return
     account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
-    with _temporary_directory(open_to_all=account is not None) as directory:
+    with temporary_directory(open_to_all=account is not None) as directory:
         binaries = _reachable(programs.provide_postgresql(), directory) if account else programs.provide_postgresql()
         password = secrets.token_hex(8)
         _initialise_postgresql(binaries, directory, password, account)
         files = certificates.write(directory, account) if certificates else {}
         parameters = {"certificate": "ssl_cert_file", "key": "ssl_key_file", "authority": "ssl_ca_file"}
         tls = {"ssl": "on"} | {parameters[name]: path for name, path in files.items()} if files else {}
-        with _started(
+        with started(
             lambda port: _own_postgresql(binaries, directory, port, password, account, durable=durable, tls=tls)
         ) as server:
             yield server
@@ -432,13 +432,13 @@ def mysql(*, durable: bool = False, certificates: Certificates | None = None) ->
         yield MysqlServer(make_url(named).set(drivername=MYSQL_SCHEME))
         return
     mariadbd = programs.provide_mariadb()
-    with _temporary_directory(open_to_all=False) as directory:
+    with temporary_directory(open_to_all=False) as directory:
         password = secrets.token_hex(8)
         _initialise_mariadb(directory, password, durable=durable)
         files = certificates.write(directory) if certificates else {}
         parameters = {"certificate": "ssl-cert", "key": "ssl-key", "authority": "ssl-ca"}
         tls = {parameters[name]: path for name, path in files.items()}
-        with _started(
+        with started(
             lambda port: _own_mariadb(mariadbd, directory, port, password, durable=durable, tls=tls)
         ) as server:
             yield server
@@ -495,7 +495,7 @@ def _own_mariadb(
 
 
 @contextlib.contextmanager
-def _started(make: Callable[[int], _AnyServer]) -> Iterator[_AnyServer]:
+def started(make: Callable[[int], _AnyServer]) -> Iterator[_AnyServer]:
     """Start a server on a free port and stop it in the end; another port is tried where somebody was faster."""
     for attempts_left in reversed(range(_PORT_ATTEMPTS)):
         server = make(_free_port())
@@ -521,7 +521,7 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _temporary_directory(*, open_to_all: bool) -> Iterator[Path]:
+def temporary_directory(*, open_to_all: bool) -> Iterator[Path]:
     """Make a directory that is removed again; through one open to all the server's own account reaches its data."""
     parent = Path(tempfile.gettempdir())
     if open_to_all and not _open_to_all(parent):

@@ -79,6 +79,7 @@ def waits_of(settings: Settings) -> dialects.Waits:
         lock=settings.db_migration_lock,
         lock_timeout=settings.db_lock_timeout,
         ddl_timeout=settings.db_ddl_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
     )
 
 
@@ -101,6 +102,7 @@ def _options(settings: Settings) -> EngineOptions:
         statement_timeout=settings.db_statement_timeout,
         tls=Tls(settings.db_ssl, ca, certificate, key, key_password) if settings.db_ssl is not None else None,
         schema=settings.db_schema,
+        transaction_pooling=settings.db_transaction_pooling,
         journal_mode=settings.db_sqlite_journal,
     )
 

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     db_name: str = "traderrr"
     db_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$")
     """PostgreSQL only: the schema that holds our tables; the server's search_path if absent."""
+    db_transaction_pooling: bool = False
+    """PostgreSQL only: the address is PgBouncer's, in transaction mode, or that of a pooler like it."""
     db_pool_size: int = Field(default=5, ge=1)
     db_max_overflow: int = Field(default=10, ge=0)
     db_pool_recycle: int = Field(default=3600, ge=-1)

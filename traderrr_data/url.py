@@ -30,6 +30,7 @@ SETTINGS_IN_URL: Final[Mapping[str, str]] = {
     "sslkey": "db_ssl_key",
     "sslpassword": "db_ssl_key_password",
     "connect_timeout": "db_connect_timeout",
+    "pgbouncer": "db_transaction_pooling",
 }
 """The parameters of a URL that are settings, by the names of libpq, which normalised URLs have."""
 
@@ -42,7 +43,7 @@ _ALSO_CALLED: Final = {
 }
 
 _SECRETS: Final = ("password", "passwd", "sslpassword")
-_HARMLESS: Final = {"mode", "cache", "uri", "charset", "sslmode", "application_name", "connect_timeout"}
+_HARMLESS: Final = {"mode", "cache", "uri", "charset", "sslmode", "application_name", "connect_timeout", "pgbouncer"}
 
 
 def masked(url: sa.URL) -> str:

@@ -40,6 +40,7 @@ WRONG_VALUES = {
     "DB_LOCK_TIMEOUT": "-1.5",
     "DB_DDL_TIMEOUT": "0.000",
     "DB_MIGRATION_LOCK": "perhaps",
+    "DB_TRANSACTION_POOLING": "perhaps",
     "SQL_ECHO": "perhaps",
 }
 
@@ -74,6 +75,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
         DB_SSL_KEY_PASSWORD=SECRET,
         DB_SQLITE_JOURNAL="DELETE",
         DB_REVISIONS_INTRADAY="false",
+        DB_TRANSACTION_POOLING="true",
         DB_LOCK_TIMEOUT="4.5",
         DB_DDL_TIMEOUT="5.5",
         DB_MIGRATION_LOCK="off",
@@ -89,6 +91,7 @@ def test_every_variable_is_read_from_the_environment(monkeypatch: pytest.MonkeyP
     assert (settings.db_ssl, settings.db_ssl_ca) == ("verify-full", tmp_path / "ca.pem")
     assert settings.db_ssl_key_password == SecretStr(SECRET)
     assert (settings.db_ssl_cert, settings.db_ssl_key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
+    assert settings.db_transaction_pooling
     assert (settings.db_sqlite_journal, settings.sql_echo) == ("delete", True)
     assert settings.tables_without_revisions == ("intraday_data",)
     assert {name.upper() for name in Settings.model_fields} - set(WRONG_VALUES) == {

@@ -68,11 +68,13 @@ class Waits:
         lock: hold the migration lock; without it somebody else has to see to it that only one migration runs.
         lock_timeout: seconds to wait for another migration.
         ddl_timeout: seconds that a statement waits for those who use its table; meanwhile all others wait behind it.
+        transaction_pooling: the next transaction may go to another session of the server's.
     """
 
     lock: bool = True
     lock_timeout: float = 60.0
     ddl_timeout: float = 5.0
+    transaction_pooling: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class EngineOptions:
     statement_timeout: float | None = None
     tls: Tls | None = None
     schema: str | None = None
+    transaction_pooling: bool = False
     journal_mode: str = "wal"
 
     @property

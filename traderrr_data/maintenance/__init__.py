@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
-from traderrr_data.errors import SchemaMismatchError
+from traderrr_data.errors import ConfigurationError, SchemaMismatchError
 from traderrr_data.maintenance import names, server, sqlite, vacuuming
 from traderrr_data.maintenance.threads import Progress
 from traderrr_data.models import Base
@@ -151,10 +151,14 @@ async def vacuum(db: DatabaseManager) -> Vacuumed:
     beside readers and writers but for an instant.
 
     Raises:
+        ConfigurationError: a pooler stands before the server (DB_TRANSACTION_POOLING).
         SchemaMismatchError: the database has none of our tables.
         TransactionConflictError: somebody uses a SQLite file all the time, or holds a table.
         DatabaseUnavailableError: the database said that it could not do it, as where a disk is full.
     """
+    if db.settings.db_transaction_pooling and db.engine.dialect.name == "postgresql":
+        # It runs in no transaction, and outside of one a pooler keeps no settings, not even which schema is meant.
+        raise ConfigurationError("a pooler in transaction mode cannot do this: use the address of the server itself")
     found = await schema.status(db.engine)
     if found.revision is None:
         raise SchemaMismatchError(schema.describe(found))

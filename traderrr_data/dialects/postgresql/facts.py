@@ -12,6 +12,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from traderrr_data.dialects.base import EngineOptions, check_parameters, notice_a_dead_peer, without_settings
+from traderrr_data.dialects.postgresql import pooling
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -54,13 +55,9 @@ _PARAMETERS = {
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``; other drivers than asyncpg are taken to speak libpq's options."""
-    settings = {"timezone": "UTC", "datestyle": "ISO", "application_name": "traderrr_data"}
-    if isinstance(name := url.query.get("application_name"), str):
-        settings["application_name"] = name
-    if options.statement_timeout is not None:
-        settings["statement_timeout"] = f"{options.statement_timeout * 1000:.0f}"
-    if options.schema is not None:
-        settings["search_path"] = f'"{options.schema}"'
+    settings = {"application_name": str(url.query.get("application_name", "traderrr_data"))}
+    if not options.transaction_pooling:
+        settings |= _session_settings(options)
     if url.get_driver_name() == "asyncpg":
         check_parameters(url, _PARAMETERS)
         arguments: dict[str, Any] = {
@@ -72,6 +69,11 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
             # A context would make "prefer" mean "require".
             optional = options.tls.mode in ("disable", "prefer")
             arguments["ssl"] = options.tls.mode if optional else options.tls.context()
+        if options.transaction_pooling:
+            # A statement with a name stays in the session that prepared it, where another client's may have that name.
+            arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    elif options.transaction_pooling:
+        raise ConfigurationError("DB_TRANSACTION_POOLING is for asyncpg: leave the driver out of DATABASE_URL")
     else:
         arguments = {
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
@@ -88,8 +90,20 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     return {**options.pool, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 
 
+def _session_settings(options: EngineOptions) -> dict[str, str]:
+    """Return what holds on every connection, whatever the server's configuration says."""
+    settings = {"timezone": "UTC", "datestyle": "ISO"}
+    if options.statement_timeout is not None:
+        settings["statement_timeout"] = f"{options.statement_timeout * 1000:.0f}"
+    if options.schema is not None:
+        settings["search_path"] = f'"{options.schema}"'
+    return settings
+
+
 def install(engine: sa.Engine, options: EngineOptions) -> None:
     """Put the hooks on one engine."""
+    if options.transaction_pooling:
+        pooling.install(engine, _session_settings(options))
 
     @event.listens_for(engine, "connect")
     def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -106,8 +120,8 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
         driver = getattr(dbapi_connection, "driver_connection", None)
         if driver is None or not hasattr(driver, "get_server_pid"):  # another driver's
             return
-        if error is None or isinstance(error, Exception):
-            return
+        if error is None or isinstance(error, Exception) or options.transaction_pooling:
+            return  # the process that a pooler names is somebody else's; `pooling` says what it does instead
         server_pid = driver.get_server_pid()
         driver.terminate()  # closing it in good order would wait for a server that may not answer
         with contextlib.suppress(RuntimeError):

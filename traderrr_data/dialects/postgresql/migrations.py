@@ -47,7 +47,8 @@ def migrating(connection: sa.Connection, waits: Waits) -> Iterator[None]:
     if connection.exec_driver_sql("SELECT current_schema()").scalar_one() is None:
         _create_schema(connection)
     connection.commit()
-    with _locked(connection, waits) if waits.lock else _behind_a_proxy(connection, waits):
+    in_session = waits.lock and not waits.transaction_pooling
+    with _locked(connection, waits) if in_session else _behind_a_proxy(connection, waits):
         try:
             yield
         except TransactionConflictError as error:
@@ -79,25 +80,37 @@ def _locked(connection: sa.Connection, waits: Waits) -> Iterator[None]:
 
 
 def _take_lock(connection: sa.Connection, waits: Waits) -> None:
+    for _ in _attempts(connection, waits, f"SELECT pg_try_advisory_lock({_LOCK_KEY})"):
+        connection.commit()
+    connection.commit()  # an open transaction would swallow Alembic's
+
+
+def _attempts(connection: sa.Connection, waits: Waits, attempt: str) -> Iterator[None]:
+    """Try to take the lock until it is there, and yield after each failure."""
     deadline = time.monotonic() + waits.lock_timeout
-    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").scalar_one():
+    while not connection.exec_driver_sql(attempt).scalar_one():
         if time.monotonic() >= deadline:
             holder = "; ".join(connection.exec_driver_sql(_HOLDER).scalars()) or "it has ended meanwhile"
             raise TransactionConflictError(
                 f"nothing was changed: another migration held the lock for {waits.lock_timeout:g} s ({holder})."
                 " Run it again when that has ended, or let it wait longer (--lock-timeout, DB_LOCK_TIMEOUT)"
             )
-        connection.commit()
+        yield
         connection.exec_driver_sql(f"SELECT pg_sleep({_POLL})")
-    connection.commit()  # an open transaction would swallow Alembic's
 
 
 @contextlib.contextmanager
 def _behind_a_proxy(connection: sa.Connection, waits: Waits) -> Iterator[None]:
-    """Keep to settings of a transaction: behind a proxy the next one may go to another connection of the server's."""
+    """Keep to a lock and settings of the transaction: behind a proxy the next may go to another session.
+
+    Alembic migrates in one transaction, and looks for what is to be done inside of it.
+    """
 
     def begin(begun: sa.Connection) -> None:
-        _apply(begun, _settings(waits), local=True)
+        _apply(begun, _settings(waits) | {"application_name": _who_this_is()}, local=True)
+        if waits.lock:
+            for _ in _attempts(begun, waits, f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})"):
+                pass
 
     event.listen(connection, "begin", begin)
     try:

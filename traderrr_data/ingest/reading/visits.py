@@ -66,8 +66,12 @@ class Reader:
     """
 
     def __init__(self, db: DatabaseManager, connections: int) -> None:
-        # An answer is one statement's, so a transaction would be nothing but two more journeys to the server.
-        self._engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # An answer is one statement's, so a transaction would be nothing but two more journeys to the server. Behind a
+        # pooler it is what our settings hold in.
+        alone = {"isolation_level": "AUTOCOMMIT"}
+        self._engine = db.engine.execution_options(
+            **(db.dialect.reader_options if db.settings.db_transaction_pooling else alone)
+        )
         self._exact_decimals = db.dialect.exact_decimals
         self._connections = connections
         self._waiting: dict[Kind, deque[Arm]] = {kind: deque() for kind in (DAILY, INTRADAY, INSTRUMENT)}
