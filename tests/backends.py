@@ -261,8 +261,7 @@ class PgbouncerBackend(PostgresqlBackend):
     """
 
     def __init__(self, server: Server, pooler: Pgbouncer) -> None:
-        super().__init__(server)
-        self.name = "pgbouncer"
+        super().__init__(server)  # under the name postgresql: it is the same database
         self.pooler = pooler
 
     def create_database(self) -> str:

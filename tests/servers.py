@@ -361,7 +361,7 @@ def _initialise_postgresql(binaries: Path, directory: Path, password: str, accou
             os.chown(path, account.pw_uid, account.pw_gid)
     command: list[str | Path] = [
         *(binaries / "initdb", f"--pgdata={data}", "--username=postgres", f"--pwfile={password_file}"),
-        *("--auth=password", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+        *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
         *_linguistic_collation(binaries),
     ]
     _run_once(command, directory, account)

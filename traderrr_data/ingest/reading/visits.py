@@ -68,10 +68,9 @@ class Reader:
     def __init__(self, db: DatabaseManager, connections: int) -> None:
         # An answer is one statement's, so a transaction would be nothing but two more journeys to the server. Behind a
         # pooler it is what our settings hold in.
+        self._in_transactions = db.settings.db_transaction_pooling
         alone = {"isolation_level": "AUTOCOMMIT"}
-        self._engine = db.engine.execution_options(
-            **(db.dialect.reader_options if db.settings.db_transaction_pooling else alone)
-        )
+        self._engine = db.engine.execution_options(**(db.dialect.reader_options if self._in_transactions else alone))
         self._exact_decimals = db.dialect.exact_decimals
         self._connections = connections
         self._waiting: dict[Kind, deque[Arm]] = {kind: deque() for kind in (DAILY, INTRADAY, INSTRUMENT)}
@@ -206,6 +205,8 @@ class Reader:
                     kind = max(self._waiting, key=lambda kind: len(self._waiting[kind]))
                     arms = self._take(kind)
                     await self._query(kind, len(arms)).answer(connection, arms)
+                    if self._in_transactions:
+                        await connection.rollback()  # its snapshot is older than the next questions
         except Exception as error:
             # A query that failed was only these callers'; without a connection nobody can be answered.
             for arm in arms or self._take_all():
