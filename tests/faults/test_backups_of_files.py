@@ -182,6 +182,13 @@ async def test_keep_removes_the_oldest_backups_of_this_database_and_nothing_else
             await maintenance.backup(db, path, keep=keep)
 
 
+def damage(file: Path) -> None:
+    """Overwrite some pages in the middle of a database."""
+    with file.open("r+b") as damaged:
+        damaged.seek(file.stat().st_size // 2 // 4096 * 4096)
+        damaged.write(b"\xff" * 4096 * 8)
+
+
 async def test_a_backup_of_a_damaged_database_is_refused_and_leaves_the_older_ones(
     db: DatabaseManager, file: Path
 ) -> None:
@@ -189,9 +196,7 @@ async def test_a_backup_of_a_damaged_database_is_refused_and_leaves_the_older_on
         await market_data.upsert_daily(session, [daily(date=day) for day in days(3_000)])
     good = await maintenance.backup(db)
     await db.close()
-    with file.open("r+b") as damaged:
-        damaged.seek(file.stat().st_size // 2 // 4096 * 4096)
-        damaged.write(b"\xff" * 4096 * 8)
+    damage(file)
     with pytest.raises(ConfigurationError):
         await maintenance.backup(db, keep=1)
     assert others_beside(file, good.path) == set()
@@ -329,7 +334,7 @@ async def test_a_damaged_database_is_replaced_and_kept_with_its_log(
 async def test_what_is_no_backup_is_refused_before_anything_is_changed(db: DatabaseManager, file: Path) -> None:
     await put(db, "OLD")
     await db.close()
-    legacy, garbage, newer = (file.with_name(name) for name in ("legacy", "garbage", "newer"))
+    legacy, garbage, newer, damaged = (file.with_name(name) for name in ("legacy", "garbage", "newer", "damaged"))
     with contextlib.closing(sqlite3.connect(legacy)) as connection:
         connection.execute("CREATE TABLE daily_data (ticker)")
     garbage.write_bytes(b"\x01" * 5_000)
@@ -338,19 +343,21 @@ async def test_what_is_no_backup_is_refused_before_anything_is_changed(db: Datab
         connection.execute("UPDATE traderrr_data_version SET version_num = '999'")
         connection.execute("UPDATE traderrr_data_compat SET oldest_code_revision = '999'")
         connection.commit()
+    damage((await maintenance.backup(db, damaged)).path)
     await db.close()
     before = file.read_bytes()
     kinds: dict[Path, type[Exception]] = {
         legacy: SchemaMismatchError,
         garbage: ConfigurationError,
         newer: SchemaMismatchError,
+        damaged: ConfigurationError,
     }
     kinds |= {file: ConfigurationError, file.with_name("absent"): FileNotFoundError}
     for path, kind in kinds.items():
         with pytest.raises(kind):
             await maintenance.restore(db, path)
     assert file.read_bytes() == before
-    assert others_beside(file, legacy, garbage, newer) == set()
+    assert others_beside(file, legacy, garbage, newer, damaged) == set()
 
 
 async def test_a_database_in_memory_has_no_backup() -> None:
