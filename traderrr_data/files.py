@@ -1,4 +1,4 @@
-"""Files with rows of a database in them, which nobody may read who may not read the database."""
+"""Files with rows of a database in them: nobody may read them who may not read the database, and they are to last."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def create(path: Path, database: sa.URL, *sources: Path) -> int:
     if any(like is not None and like.st_gid != group for like in likes):
         os.fchmod(fd, os.fstat(fd).st_mode & ~_GROUP)  # its group is another one
     return fd
+
+
+def store(path: Path) -> None:
+    """Have the disk store a file, or the names in a folder."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _stat(path: Path) -> os.stat_result | None:

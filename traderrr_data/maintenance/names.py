@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from traderrr_data.errors import ConfigurationError
+from traderrr_data.files import store
 
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 _TIME_PATTERN = r"\d{8}T\d{6}\.\d{6}Z"
@@ -131,15 +132,6 @@ def appear(part: Path, target: Path) -> None:
                 raise FileExistsError(errno.EEXIST, "is there already", str(target)) from None
             part.rename(target)
     store(target.parent)
-
-
-def store(path: Path) -> None:
-    """Have the disk store a file, or the names in a folder."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def take_after(path: Path, like: os.stat_result) -> None:

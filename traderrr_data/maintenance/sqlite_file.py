@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from traderrr_data import dialects
 from traderrr_data.errors import ConfigurationError, TransactionConflictError
-from traderrr_data.maintenance.names import Growing, copy_open_file, growing, store, take_after
+from traderrr_data.files import store
+from traderrr_data.maintenance.names import Growing, copy_open_file, growing, take_after
 from traderrr_data.maintenance.threads import Watch
 from traderrr_data.models.base import VERSION_TABLE
 

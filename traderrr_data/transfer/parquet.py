@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from traderrr_data import schema
 from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError, TransactionConflictError
+from traderrr_data.files import store
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout, key_of, layouts
@@ -260,9 +261,9 @@ class ParquetTarget:
             for path in set(folder.iterdir()) - set(paths):
                 if _PART.fullmatch(path.name):
                     path.unlink()
-            _sync(folder)
+            store(folder)
             described[layout.name] = _described(layout, [path.name for path in paths], digests)
-        _sync(self._directory)
+        store(self._directory)
         manifest = {
             "format": _FORMAT,
             "revision": source.revision,
@@ -274,7 +275,7 @@ class ParquetTarget:
         }
         _write_whole(self._directory / MANIFEST, manifest)
         (self._directory / UNFINISHED).unlink()
-        _sync(self._directory)
+        store(self._directory)
 
     async def clear(self, found: Sequence[Layout]) -> None:
         """Remove all files and the mark."""
@@ -328,13 +329,4 @@ def _write_whole(path: Path, document: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder survive a power failure, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    store(path.parent)

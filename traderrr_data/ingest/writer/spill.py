@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from traderrr_data.bulk.rows import Row
 from traderrr_data.errors import ConfigurationError, TraderrrDataError
+from traderrr_data.files import store
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Spill:
         size = os.fstat(self._fd).st_size
         if size == 0:
             self._write(self._header, sync=True)
-            _sync_folder(self.path)
+            store(self.path.parent)
             self.done = self.end
             return
         rows = 0
@@ -206,14 +207,6 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigurationError(f"the spill {path} cannot be opened: {error.strerror}") from None
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _framed(content: dict[str, Any]) -> bytes:
