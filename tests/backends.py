@@ -35,6 +35,7 @@ class Backend(ABC):
         scheme: what its URLs begin with.
         server: the server it runs on, None for SQLite.
         leave_utc: a statement that puts a client's session some hours west of UTC.
+        other_literals: a statement after which the session takes quotes and backslashes in literals for something else.
         forbid_loading: a statement by which a server's administrator takes the fastest way of many rows away.
         allow_loading: one that gives it back.
         long_statement: one that takes a minute, with the word SLOWLY.
@@ -44,6 +45,7 @@ class Backend(ABC):
     """
 
     leave_utc: ClassVar[str] = ""
+    other_literals: ClassVar[str] = "SELECT 1;"
     forbid_loading: ClassVar[str] = "SELECT 1;"
     allow_loading: ClassVar[str] = "SELECT 1;"
     long_statement: ClassVar[str]
@@ -225,6 +227,7 @@ class PostgresqlBackend(ServerBackend):
     """Databases on a PostgreSQL server."""
 
     leave_utc = "SET TIME ZONE 'America/New_York';"
+    other_literals = "SET standard_conforming_strings = off;"
     long_statement = "SELECT pg_sleep(60) AS SLOWLY"
     session_limits = (
         "SELECT name, setting FROM pg_settings WHERE name ~ 'timeout|application_name|check_interval'"
@@ -274,6 +277,7 @@ class MysqlBackend(ServerBackend):
     """Databases on a MySQL or MariaDB server, with the URLs of the one that `name` says."""
 
     leave_utc = "SET time_zone = '-05:00';"
+    other_literals = "SET sql_mode = CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES,ANSI_QUOTES,PIPES_AS_CONCAT');"
     long_statement = "SELECT SLEEP(60) AS SLOWLY"
     session_limits = (
         "SELECT variable_name, variable_value FROM information_schema.session_variables"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 QUOTES: Final = [
     "' OR '1'='1",
     "'; DROP TABLE daily_data; --",
-    "\\'; DROP TABLE daily_data; -- ",
+    "\\'; DROP TABLE daily_data; -- x",
     "\\",
     "\\\\",
     "\\' OR 1=1 #",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from traderrr_data.adopt.blobs import number_of_blob
-from traderrr_data.adopt.forms import literal
+from traderrr_data.adopt.forms import literal, quoted
 from traderrr_data.adopt.recognise import TABLES, key_of, objects_of
 from traderrr_data.adopt.report import REJECTS
 from traderrr_data.models.types import ByteText, ExactDecimal, Key, LongText, SessionDate
@@ -53,7 +53,7 @@ def remove(connection: sqlite3.Connection) -> None:
     """Take the changeover's triggers away, with what only they use."""
     for thing in objects_of(connection):
         if thing.name.startswith(PREFIX) and thing.kind in ("trigger", "table"):
-            connection.execute(f"DROP {thing.kind} IF EXISTS {thing.name}")
+            connection.execute(f"DROP {thing.kind} IF EXISTS {quoted(thing.name)}")
 
 
 def is_on(connection: sqlite3.Connection) -> bool:
