@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests import servers
 from tests.backends import Backend
-from tests.faults.test_local_infile import GREETING, packet, payload
+from tests.project import ROOT, Project
 from tests.servers import Certificates, Server
 from traderrr_data import ConfigurationError, DatabaseManager, Settings
 
 pytestmark = pytest.mark.server
 
+HERE: Final = Project(ROOT)
 PASSPHRASE: Final = "S3cret-Pa55phrase"  # noqa: S105 - of a key that the test makes
 NAME: Final = "localhost"
 """The only name in the server's certificate; 127.0.0.1 is the same server under another."""
@@ -199,20 +207,41 @@ async def test_a_client_shows_its_certificate_with_a_key_under_a_passphrase(back
     assert await ask(settings, CERTIFIED[backend.name])
 
 
-@pytest.mark.parametrize("passphrase", [None, "another"])
-async def test_a_key_whose_passphrase_is_absent_or_wrong_is_refused_and_nobody_is_asked(
-    safe: Safe, passphrase: str | None
-) -> None:
-    settings = Settings(
-        database_url=safe.url(),
-        db_ssl="verify-full",
-        db_ssl_ca=safe.ca,
-        db_ssl_cert=safe.certificate,
-        db_ssl_key=safe.key,
-        db_ssl_key_password=passphrase,
+MAKE_A_MANAGER: Final = """
+import sys
+from traderrr_data import ConfigurationError, DatabaseManager
+try:
+    DatabaseManager(sys.argv[1])
+except ConfigurationError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("passphrase", ["", f"&sslpassword=not-{PASSPHRASE}"], ids=["absent", "wrong"])
+def test_a_key_whose_passphrase_is_absent_or_wrong_is_refused_and_nobody_is_asked(safe: Safe, passphrase: str) -> None:
+    """OpenSSL asks on the terminal, also from a server's process that was started there."""
+    url = safe.url(
+        f"sslmode=verify-full&sslrootcert={safe.ca}&sslcert={safe.certificate}&sslkey={safe.key}{passphrase}"
     )
-    with pytest.raises(ConfigurationError, match="DB_SSL_KEY_PASSWORD"):
-        DatabaseManager(settings)
+    terminal, its_end = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", MAKE_A_MANAGER, url],
+            env=HERE.environment(),
+            stdin=its_end,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=30,
+            check=True,
+            start_new_session=True,
+            preexec_fn=partial(fcntl.ioctl, its_end, termios.TIOCSCTTY, 0),
+        )
+    finally:
+        os.close(its_end)
+        os.close(terminal)
+    assert "DB_SSL_KEY_PASSWORD is not its" in done.stdout
+    assert PASSPHRASE not in done.stdout
 
 
 async def test_what_a_manager_made_of_a_url_encrypts_and_verifies_as_well(backend: Backend, safe: Safe) -> None:
@@ -237,34 +266,3 @@ async def test_a_cancelled_statement_is_stopped_over_a_verified_connection(backe
             await task
         while safe.server.run_sql(running) != [("0",)]:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
-
-
-CLEAR_TEXT: Final = b"mysql_clear_password\0"
-
-
-@pytest.mark.parametrize("first", [True, False])
-async def test_a_server_that_asks_for_the_password_in_clear_text_does_not_get_it(first: bool) -> None:
-    """Anybody in between could ask so."""
-    received: list[bytes] = []
-    greeting = GREETING.replace(b"mysql_native_password\0", CLEAR_TEXT) if first else GREETING
-    done = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(packet(0, greeting))
-        try:
-            received.append(await payload(reader))
-            writer.write(packet(2, b"\xfe" + CLEAR_TEXT))
-            received.append(await reader.read())
-        except asyncio.IncompleteReadError:
-            pass
-        finally:
-            writer.close()
-            done.set()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
-        port = listening.sockets[0].getsockname()[1]
-        async with DatabaseManager(f"mysql://u:{PASSPHRASE}@127.0.0.1:{port}/n") as db:
-            with pytest.raises(ConfigurationError, match="in clear text"):
-                await db.ping()
-        await done.wait()
-    assert PASSPHRASE.encode() not in b"".join(received)
