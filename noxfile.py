@@ -108,6 +108,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give files that are partly bad to whatever reads files; words after ``--`` go to ``python -m tests.fuzz``."""
+    install_package(session, *group("test"))
+    session.run("python", "-m", "tests.fuzz", *session.posargs, **PATIENCE)
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """Measure the package against raw drivers and its peers; words after ``--`` go to ``python -m benchmarks``."""
     servers = provide_servers(session, "postgresql", "mysql")

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import zlib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,41 @@ spill.append([("daily_data", {{"ticker": "T50"}})], sync=True)
     assert "cannot be written" in done.stdout
     with opened(path) as spill:
         assert tickers(spill) == ["T1", "T50"]
+
+
+RECORDS = [
+    b"[]",
+    b"null",
+    b"5",
+    b"{",
+    b"[" * 100_000,
+    b"1" * 5_000,
+    b'{"row": {}}',
+    b'{"table": "daily_data", "row": []}',
+]
+MARKS = [
+    b'{"done": 1}',
+    b'{"done": 1000000, "rows": 1}',
+    b'{"done": 0, "rows": 2}',
+    b'{"done": "x", "rows": 0}',
+    b'{"rows": -1}',
+]
+
+
+@pytest.mark.parametrize("data", [*RECORDS, *MARKS, b'{"table": "metadata", "row": {}}', b'{"table": [], "row": {}}'])
+def test_a_record_that_no_writer_makes_is_refused_though_its_sum_is_right(path: Path, data: bytes) -> None:
+    with opened(path) as spill:
+        spill.append([row(1)], sync=False)
+    with path.open("ab") as file:
+        file.write(b"%08x %08x %b\n" % (len(data), zlib.crc32(data), data))
+    content = path.read_bytes()
+    with pytest.raises(SpillError, match="damaged"):
+        opened(path)
+    assert path.read_bytes() == content
+
+
+def test_a_line_without_end_is_refused_before_it_is_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # with holes, which take no room: reading it would take all memory
+    with pytest.raises(SpillError, match="damaged"):
+        opened(path)

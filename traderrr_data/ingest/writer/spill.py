@@ -22,12 +22,15 @@ from typing import Any, NamedTuple, Self
 from traderrr_data.bulk.rows import Row
 from traderrr_data.errors import ConfigurationError, TraderrrDataError
 from traderrr_data.files import store
+from traderrr_data.models import DailyData, IntradayData
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = "traderrr_data spill"
+_TABLES = [DailyData.__tablename__, IntradayData.__tablename__]
 _VERSION = 1
 _FRAME = len("12345678 12345678 ")
+_LONGEST = 1 << 20  # bytes of a record; a bar has a few hundred
 
 
 class SpillError(TraderrrDataError):
@@ -162,8 +165,10 @@ class Spill:
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(start)
             at = start
-            for line in file:
+            while line := file.readline(_LONGEST):
                 if not line.endswith(b"\n"):
+                    if len(line) == _LONGEST:
+                        raise _damaged(self.path, at)
                     return
                 yield _content(line, self.path, at), (at := at + len(line))
 
@@ -179,10 +184,12 @@ class Spill:
             if self.end == 0:
                 self._check_header(content, known_revisions)
                 self.done = end
-            elif "done" in content:
+            elif "row" in content:
+                rows += 1
+            elif content["done"] <= self.end and content["rows"] <= rows:
                 self.done, self._rows_done = content["done"], content["rows"]
             else:
-                rows += 1
+                raise _damaged(self.path, self.end)
             self.end = end
         if self.end == 0:
             raise SpillError(f"{self.path} is not a spill: name a file of the writer's own")
@@ -217,8 +224,28 @@ def _framed(content: dict[str, Any]) -> bytes:
 def _content(line: bytes, path: Path, at: int) -> dict[str, Any]:
     data = line[_FRAME:-1]
     if line[:_FRAME] != b"%08x %08x " % (len(data), zlib.crc32(data)):
-        raise SpillError(f"{path} is not a spill, or damaged at byte {at}: nothing was read from it or changed")
-    return json.loads(data)  # type: ignore[no-any-return]
+        raise _damaged(path, at)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _damaged(path, at) from None
+    is_record = isinstance(content, dict) and (_is_row(content) or _is_mark(content) or at == 0)
+    if not is_record:
+        raise _damaged(path, at)
+    return content  # type: ignore[no-any-return]
+
+
+def _is_row(content: dict[str, Any]) -> bool:
+    return content.get("table") in _TABLES and isinstance(content.get("row"), dict)
+
+
+def _is_mark(content: dict[str, Any]) -> bool:
+    """Tell whether it says up to where the rows are in the database."""
+    return all(type(content.get(name)) is int and content[name] >= 0 for name in ("done", "rows"))
+
+
+def _damaged(path: Path, at: int) -> SpillError:
+    return SpillError(f"{path} is not a spill, or damaged at byte {at}: nothing was read from it or changed")
 
 
 def _text(value: object) -> str:

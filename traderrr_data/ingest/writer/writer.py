@@ -271,6 +271,7 @@ class BarWriter:
         Raises:
             ConstraintViolationError: the database refused rows of `put` since the last `flush`; this is the first
                 one's error, and a note counts the others.
+            InvalidRowError: the same, of rows in the spill that cannot be stored any more.
             WriterStoppedError: the writer has stopped.
         """
         backlog = self._opened()
