@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -90,8 +93,5 @@ def _waits(
     engine: AsyncEngine, lock_timeout: float | None = None, ddl_timeout: float | None = None, lock: bool | None = None
 ) -> Waits:
     default: Waits = engine.sync_engine.get_execution_options().get(dialects.MIGRATION_WAITS, Waits())
-    return Waits(
-        lock=default.lock if lock is None else lock,
-        lock_timeout=default.lock_timeout if lock_timeout is None else lock_timeout,
-        ddl_timeout=default.ddl_timeout if ddl_timeout is None else ddl_timeout,
-    )
+    given: dict[str, Any] = {"lock": lock, "lock_timeout": lock_timeout, "ddl_timeout": ddl_timeout}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
