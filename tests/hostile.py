@@ -117,6 +117,8 @@ def _is_number(given: Any, stored: Decimal) -> bool:
 
 def _instant(given: Any) -> Any:
     instant = dt.datetime.fromisoformat(given) if isinstance(given, str) else given
+    if instant.tzinfo is None:
+        return "no instant at all"
     return instant.astimezone(dt.UTC)  # two zones of Python's compare as unequal in the hour that comes twice
 
 

@@ -24,6 +24,8 @@ _TLS_MODES = {
     "true": "verify-full",
 }
 
+_LONGEST_WAIT = 2_147_483  # seconds; PostgreSQL counts milliseconds in 32 bits
+
 
 class Settings(BaseSettings):
     """The settings, from arguments, else the environment, else a file ``.env`` in the working directory.
@@ -57,11 +59,11 @@ class Settings(BaseSettings):
     db_max_overflow: int = Field(default=10, ge=0)
     db_pool_recycle: int = Field(default=3600, ge=-1)
     """Seconds after which an idle connection is made anew; -1 for never."""
-    db_pool_timeout: float = Field(default=30, gt=0)
+    db_pool_timeout: float = Field(default=30, gt=0, le=_LONGEST_WAIT)
     """Seconds to wait for a free connection."""
-    db_connect_timeout: float = Field(default=10, gt=0)
+    db_connect_timeout: float = Field(default=10, gt=0, le=_LONGEST_WAIT)
     """Seconds to wait for the server to answer."""
-    db_statement_timeout: float | None = Field(default=None, gt=0)
+    db_statement_timeout: float | None = Field(default=None, gt=0, le=_LONGEST_WAIT)
     """Seconds that a statement may take; on SQLite, that it may wait for the file's lock (30 if absent)."""
     db_ssl: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = None
     db_ssl_ca: Path | None = None
@@ -74,9 +76,9 @@ class Settings(BaseSettings):
     """Keep every version of a daily bar that is overwritten or deleted."""
     db_revisions_intraday: bool = True
     """Keep every version of an intraday bar that is overwritten or deleted."""
-    db_lock_timeout: float = Field(default=60, ge=0)
+    db_lock_timeout: float = Field(default=60, ge=0, le=_LONGEST_WAIT)
     """Seconds that a migration waits for another one."""
-    db_ddl_timeout: float = Field(default=5, gt=0)
+    db_ddl_timeout: float = Field(default=5, gt=0, le=_LONGEST_WAIT)
     """Seconds that a statement of a migration waits for those who use its table; all others wait behind it."""
     db_migration_lock: bool = True
     """Whether a migration takes the lock that keeps others out."""

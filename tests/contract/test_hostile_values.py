@@ -32,6 +32,7 @@ from traderrr_data import (
 )
 from traderrr_data.ingest import bar_writer, reader
 from traderrr_data.models import Base, IntradayData, Metadata, PortfolioPerformance, PortfolioPosition, SignalHistory
+from traderrr_data.models.types import ExactDecimal, SessionDate, UtcDateTime
 
 Storing = Callable[..., Awaitable[UpsertResult]]
 
@@ -128,25 +129,28 @@ async def test_a_value_of_a_large_batch_is_stored_as_it_is_or_refused(
         await check_each(session, model, name, [*values, *padding[len(values) :]], kind.__name__)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(
-        st.dictionaries(
-            st.sampled_from([*(column.name for column in DailyData.__table__.columns), "nonsense", ""]),
-            hostile.anything,
-            max_size=4,
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.booleans(),
-)
+def fitting(column: sa.ColumnElement[Any]) -> st.SearchStrategy[Any]:
+    """Return values that a column may well take, and others."""
+    kinds: list[tuple[Any, st.SearchStrategy[Any]]] = [
+        (ExactDecimal, hostile.number),
+        ((UtcDateTime, SessionDate), hostile.time),
+        (object, hostile.text),
+    ]
+    return next(values for kind, values in kinds if isinstance(column.type, kind)) | hostile.anything
+
+
+columns = st.sampled_from([*DailyData.__table__.columns, sa.column("nonsense"), sa.column("")])
+change = columns.flatmap(lambda column: st.tuples(st.just(column.name), fitting(column)))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(change, min_size=1, max_size=2).map(dict), min_size=1, max_size=20), st.booleans())
 async def test_rows_of_anything_are_stored_as_they_are_or_refused(
     db: DatabaseManager, changes: list[dict[str, Any]], allow: bool
 ) -> None:
     rows = [daily(f"T{number}") | change for number, change in enumerate(changes)]
     async with db.session_context() as session:
-        await market_data.delete_daily(session, end=dt.date(9999, 12, 31))
+        await market_data.delete_daily(session, start=dt.date(1000, 1, 1))
         result = await market_data.upsert_daily(session, rows, on_invalid="reject", allow_inconsistent=allow)
         assert all(bad.reason for bad in result.rejected)
         refused = {bad.row for bad in result.rejected}
@@ -279,14 +283,17 @@ async def test_a_reader_understands_an_argument_or_refuses_it(db: DatabaseManage
 
 
 async def test_a_writer_takes_a_row_as_it_is_or_refuses_it(db: DatabaseManager) -> None:
-    wrong = []
+    wrong, taken = [], {}
     async with bar_writer(db, max_delay=0.001) as writer:
         for name in [column.name for column in DailyData.__table__.columns]:
             for number, value in enumerate(hostile.EVERYTHING):
                 row = daily(f"{name}{number}") | {name: value}
+                before = writer.status.accepted
                 said = await outcome_of(partial(writer.put, row))
                 if said:
                     wrong.append((name, spelled(value), said))
+                elif writer.status.accepted > before and name not in ("ticker", "series", "date"):
+                    taken[row["ticker"]] = name, value
         for value in hostile.EVERYTHING:
             said = await outcome_of(partial(writer.put, value))
             if said and "neither a mapping" not in said:
@@ -294,3 +301,8 @@ async def test_a_writer_takes_a_row_as_it_is_or_refuses_it(db: DatabaseManager) 
         await writer.flush()
         assert writer.status.rejected == 0
     assert wrong == []
+    async with db.session_context(read_only=True) as session:
+        for ticker, bar in (await market_data.latest_daily(session, taken)).items():
+            name, value = taken.pop(ticker)
+            assert hostile.reads_as(value, getattr(bar, name)), (name, value, getattr(bar, name))
+    assert taken == {}

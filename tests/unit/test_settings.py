@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from tests import hostile
 from traderrr_data import ConfigurationError, DatabaseManager, Settings
 from traderrr_data.dialects import Tls
 from traderrr_data.engine import create_engine
@@ -369,3 +370,17 @@ def test_importing_the_package_connects_to_nothing_and_leaves_no_file(tmp_path: 
 def test_the_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().db_name = "other"
+
+
+@pytest.mark.parametrize("name", ["db_schema", "db_sqlite_journal", "db_ssl", "database_type"])
+def test_an_identifier_in_a_setting_is_checked(name: str) -> None:
+    for value in [*hostile.QUOTES, 'a"b', "a b", "a\n", "public, other", "x" * 64, "1a"]:
+        with pytest.raises(ConfigurationError, match=name.upper()):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e30", "-1", "1; DROP TABLE daily_data", "1e400"])
+@pytest.mark.parametrize("name", ["db_statement_timeout", "db_connect_timeout", "db_pool_timeout", "db_lock_timeout"])
+def test_a_number_in_a_setting_is_one_that_a_server_can_be_told(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name.upper()):
+        Settings(**{name: value})
