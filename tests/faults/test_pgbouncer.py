@@ -364,7 +364,7 @@ async def writing(db: DatabaseManager) -> AsyncIterator[list[int]]:
 async def test_every_acknowledged_row_is_there_once_whatever_ends_behind_the_writer(
     db: DatabaseManager, writing: list[int], end_sessions: Callable[[], None], restart: Callable[[], None]
 ) -> None:
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout(4 * PATIENCE):
         for harm in (end_sessions, restart, end_sessions):
             goal = len(writing) + 20
             while len(writing) < goal:  # noqa: ASYNC110 - the list has no event
