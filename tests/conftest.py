@@ -43,6 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         wanted = [name for name in wanted if name in KIND_OF_SERVER]
     if metafunc.definition.get_closest_marker("pgbouncer"):
         wanted = ["pgbouncer"] if {"postgresql", "pgbouncer"} & set(wanted) else []
+    if metafunc.definition.get_closest_marker("unpooled"):
+        wanted = [name for name in wanted if name != "pgbouncer"]
     for fixture in ("backend", "other"):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, wanted, indirect=True, scope="session")
@@ -50,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave a test that has no database to the run that has SQLite, and one of servers to a run that has any."""
-    marked = [item for item in items if any(map(item.get_closest_marker, ("server", "pgbouncer")))]
+    marked = [item for item in items if any(map(item.get_closest_marker, ("server", "pgbouncer", "unpooled")))]
     without = [item for item in marked if not _has_database(item)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]

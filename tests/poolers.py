@@ -30,7 +30,7 @@ _SETTINGS: Final = {
     "max_client_conn": 500,
     "server_login_retry": 0.1,
     "server_idle_timeout": 10,
-    "query_wait_timeout": 20,
+    "query_wait_timeout": 5,
     "log_connections": 0,
     "log_disconnections": 0,
 }

@@ -30,6 +30,7 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
     return done
 
 
+@pytest.mark.unpooled("the opponents prepare statements")
 @pytest.mark.parametrize("workloads", [["W3", "W5"], ["W6", "W7"], ["W8", "W9"]], ids="-".join)
 def test_every_workload_prints_ratios_and_writes_every_timing(
     workloads: list[str], database_url: str, tmp_path: Path

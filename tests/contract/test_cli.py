@@ -85,6 +85,7 @@ def test_quickstart_shows_what_it_stored_and_again_says_that_nothing_changed(emp
     assert (document["bars_inserted"], len(document["coverage"]), len(document["newest"])) == (0, 12, 12)
 
 
+@pytest.mark.unpooled("a pooler cannot vacuum, which is refused")
 def test_a_backup_brings_back_what_was_lost(empty_url: str, tmp_path: Path) -> None:
     assert "run `traderrr-data upgrade`" in one_sentence(run("backup", url=empty_url, code=1))
     run("quickstart", url=empty_url)

@@ -102,6 +102,7 @@ async def test_a_password_of_hard_characters_logs_in_and_migrates(
         await again.ping()
 
 
+@pytest.mark.unpooled("a pooler has one code for all that goes wrong, a refused login included")
 async def test_a_refused_login_shows_no_secret_anywhere(
     backend: Backend, empty_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

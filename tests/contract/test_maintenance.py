@@ -128,6 +128,7 @@ async def test_a_backup_or_a_restore_that_was_cancelled_may_be_run_again(db: Dat
     assert await everything(db) == before
 
 
+@pytest.mark.unpooled("a pooler cannot vacuum, which is refused")
 async def test_a_vacuum_takes_no_row_and_says_what_it_did(
     backend: Backend, db: DatabaseManager, database_url: str
 ) -> None:
@@ -142,6 +143,7 @@ async def test_a_vacuum_takes_no_row_and_says_what_it_did(
     assert (await maintenance.vacuum(db)).bytes_after <= done.bytes_before
 
 
+@pytest.mark.unpooled("a pooler cannot vacuum, which is refused")
 async def test_a_vacuum_goes_on_beside_an_idle_manager_and_a_reader_of_before(db: DatabaseManager) -> None:
     async with DatabaseManager(db.settings) as other:
         async with other.session_context(read_only=True) as session:
@@ -152,6 +154,7 @@ async def test_a_vacuum_goes_on_beside_an_idle_manager_and_a_reader_of_before(db
             await market_data.upsert_daily(session, [daily()])
 
 
+@pytest.mark.unpooled("a pooler cannot vacuum, which is refused")
 async def test_a_database_without_our_tables_is_not_vacuumed(empty_url: str) -> None:
     async with DatabaseManager(empty_url) as db:
         with pytest.raises(SchemaMismatchError):

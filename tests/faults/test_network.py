@@ -141,6 +141,7 @@ async def test_run_repeats_a_commit_without_an_answer_only_if_that_does_no_harm(
     assert stored(backend, database_url) == 1 + (part == "answer")
 
 
+@pytest.mark.unpooled("a cancelled task gives a pooler two seconds to pass the request to cancel on")
 @pytest.mark.parametrize("during", ["a statement", "the check of an idle connection", "connecting"])
 async def test_a_stalled_network_keeps_nobody_longer_than_he_wants_to_wait(
     backend: Backend, network: Proxy, remote: DatabaseManager, database_url: str, during: str

@@ -68,13 +68,17 @@ async def server_process(session: AsyncSession) -> int:
     return int((await session.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one())
 
 
+async def open_all_sessions(db: DatabaseManager) -> None:
+    """Have the pooler open as many sessions as it may, by as many transactions at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(SESSIONS):
+            await server_process(await stack.enter_async_context(db.session_context()))
+
+
 async def test_transactions_of_one_connection_really_go_to_many_sessions(db: DatabaseManager) -> None:
     """Without this the other tests would prove nothing."""
     processes = set()
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(SESSIONS):  # all at once, so that the pooler opens as many as it may
-            session = await stack.enter_async_context(db.session_context())
-            await server_process(session)
+    await open_all_sessions(db)
     async with db.engine.connect() as connection:
         for _ in range(10):
             processes.add((await connection.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one())
@@ -197,6 +201,15 @@ async def test_five_deploys_at_once_migrate_once_and_wait_for_a_deploy_past_the_
         assert bouncer.run_sql(url, locks) == [("0",)]
     finally:
         bouncer.drop_database(url)
+
+
+async def test_a_migration_leaves_no_lock_with_somebody_elses_session(
+    bouncer: PgbouncerBackend, db: DatabaseManager, database_url: str
+) -> None:
+    await open_all_sessions(db)
+    for move in (schema.downgrade(db.engine, "base"), schema.upgrade(db.engine), schema.upgrade(db.engine)):
+        await move
+        assert bouncer.run_sql(database_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';") == [("0",)]
 
 
 async def test_a_migration_behind_the_pooler_gives_up_and_says_who_holds_the_lock(

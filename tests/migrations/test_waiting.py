@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from tests.backends import Backend
 from tests.project import ROOT, Project, copy_to
 from traderrr_data import ConfigurationError, DatabaseManager, Metadata, Settings, TransactionConflictError, schema
-from traderrr_data.dialects import Waits
+from traderrr_data.engine import waits_of
 from traderrr_data.models import Base
 
 HERE = Project(ROOT)
@@ -33,7 +34,7 @@ async def migrating(db: DatabaseManager, *, has_begun: bool = True) -> AsyncIter
         lock = contextlib.ExitStack()
 
         def begin(sync: sa.Connection) -> None:
-            lock.enter_context(db.dialect.migrating(sync, Waits()))
+            lock.enter_context(db.dialect.migrating(sync, waits_of(db.settings)))
             if has_begun:
                 sync.begin()
 
@@ -151,7 +152,7 @@ async def test_readers_behind_a_statement_that_waits_are_held_up_no_longer_than_
     look = sa.select(Metadata.ticker)
 
     def alter(sync: sa.Connection) -> None:
-        with db.dialect.migrating(sync, Waits(ddl_timeout=1)), sync.begin():
+        with db.dialect.migrating(sync, replace(waits_of(db.settings), ddl_timeout=1)), sync.begin():
             sync.exec_driver_sql("ALTER TABLE metadata ADD COLUMN added INTEGER")
             sync.rollback()
 
