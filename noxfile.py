@@ -192,7 +192,10 @@ def provide_servers(session: nox.Session, *databases: str) -> list[str]:
         try:
             session.log(f"{kind}: {programs.provide(kind)}")
         except programs.ProgramMissingError as error:
-            if kind != "postgresql":
+            if kind == "postgresql":
+                requirements += group("postgresql")
+            elif kind == "pgbouncer":
+                session.warn(str(error))  # few tests want it: pytest fails if one of them is to run
+            else:
                 session.error(str(error).removesuffix("."))
-            requirements += group("postgresql")
     return requirements
