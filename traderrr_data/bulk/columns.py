@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -113,16 +114,16 @@ def of_rows(rows: Sequence[Row], shape: Shape) -> pa.Table:
 def _columns_of_mappings(rows: Sequence[Mapping[str, Any]], shape: Shape) -> pa.Table:
     first: object = rows[0]
     names = list(first) if isinstance(first, Mapping) else []
-    if not names or {type(row) for row in rows} != {type(first)} or any(len(row) != len(names) for row in rows):
+    if not names or set(map(type, rows)) != {type(first)} or set(map(len, rows)) != {len(names)}:
         raise Undecided
     try:
-        return pa.table({name: _column_of([row[name] for row in rows], shape.types[name]) for name in names})
+        return pa.table({name: _column_of(list(map(itemgetter(name), rows)), shape.types[name]) for name in names})
     except (KeyError, TypeError, OverflowError, UnicodeEncodeError, pa.ArrowException) as error:
         raise Undecided from error
 
 
 def _column_of(cells: list[Any], kind: CheckedType[Any]) -> pa.Array:
-    classes = {type(cell) for cell in cells} - {type(None)}
+    classes = set(map(type, cells)) - {type(None)}
     if isinstance(kind, ExactDecimal) and classes <= {Decimal, int}:
         return pa.array(cells, pa.decimal128(38, kind.scale))
     if len(classes) > 1 or not classes <= {float, str, bool, dt.date, dt.datetime}:

@@ -6,9 +6,10 @@ import datetime as dt
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,22 +42,28 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
 class _Work:
     """One batch's statements, and what came of its rows.
 
+    A row's cells are those that vary, then those that are the same in every row of the batch, which a statement is
+    given once.
+
     Attributes:
         counts: how many rows had each verdict.
         verdicts: of each row, if the merge wants them.
     """
 
     def __init__(self, merge: Merge) -> None:
-        names = merge.columns.column_names
         self.counts: Counter[str] = Counter()
         self.verdicts: list[Verdict] = []
         self._merge = merge
         self._table = _quoted(merge.table.name)
-        self._kinds = [field.type for field in merge.columns.schema]
-        self._at = {name: position for position, name in enumerate(names)}
+        self._constants = _constants(merge)
+        self._varying = [name for name in merge.columns.column_names if name not in self._constants]
+        self._at = {name: position for position, name in enumerate((*self._varying, *self._constants))}
         self._finality = ("is_final", "observed_at") if merge.keeps_final else ()
-        self._same_key = " AND ".join(f"t.{_quoted(name)} = v{self._at[name]}" for name in merge.key)
-        self._differs = " OR ".join(f"t.{_quoted(name)} IS NOT v{self._at[name]}" for name in merge.values) or "0"
+        self._compared = [] if merge.on_conflict == "ignore" else merge.values
+        self._kinds = [merge.columns.schema.field(name).type for name in self._compared]
+        self._same_key = " AND ".join(f"t.{_quoted(name)} = {self._given(name)}" for name in merge.key)
+        self._absent: list[Any] = []
+        self._changed: list[Cells] = []
         self._now = ""
 
     def run(self, connection: sqlite3.Connection) -> None:
@@ -67,59 +74,85 @@ class _Work:
         always = self._merge.wants_verdicts or self._merge.table.autoincrement_column is not None
         look_first = always
         others: Verdict = "skipped" if self._merge.on_conflict == "ignore" else "unchanged"
-        changed_rows: list[Cells] = []
-        for chunk in _chunks(self._merge):
+        for chunk in self._chunks():
+            verdicts: dict[int, Verdict] = {}
             if look_first:
                 found = self._look(cursor, chunk)
-                absent = [number for number, is_absent, *_ in found if is_absent]
-                inserted = self._insert(cursor, chunk if len(absent) == len(chunk) else chunk.only(absent))
+                verdicts = {number: _INSERTED for number, is_absent, *_ in found if is_absent}
+                inserted = len(verdicts)
+                self._absent += chunk.cells if inserted == len(chunk) else chain.from_iterable(map(chunk.of, verdicts))
             else:
-                absent = []  # nobody has looked
-                inserted = self._insert(cursor, chunk)
+                inserted = self._insert(cursor, chunk.cells)
                 found = self._look(cursor, chunk) if inserted < len(chunk) else []
             changed = self._compare(chunk, [row for row in found if not row[1]])
-            changed_rows += [chunk[number] for number, verdict in changed.items() if verdict == "updated"]
-            if len(changed_rows) >= _ROWS_A_STATEMENT:
-                self._update(cursor, changed_rows)
-                changed_rows = []
-            counts = Counter[str](changed.values())
+            self._changed += [self._row(chunk, number) for number, verdict in changed.items() if verdict == "updated"]
+            self._write(cursor, least=_ROWS_A_STATEMENT)
+            counts: Counter[str] = Counter(changed.values())
             counts["inserted"] = inserted
             counts[others] = len(chunk) - counts.total()
             self.counts += counts
             if self._merge.wants_verdicts:
-                known: dict[int, Verdict] = {**dict.fromkeys(absent, _INSERTED), **changed}
-                self.verdicts += [known.get(number, others) for number in range(len(chunk))]
+                verdicts |= changed
+                self.verdicts += [verdicts.get(number, others) for number in range(len(chunk))]
             look_first = always or inserted * 2 < len(chunk)
-        self._update(cursor, changed_rows)
+        self._write(cursor, least=1)
         cursor.close()
 
-    def _insert(self, cursor: sqlite3.Cursor, chunk: _Chunk) -> int:
+    def _chunks(self) -> Iterator[_Chunk]:
+        """Yield each statement's rows; Python's cells of a whole batch would take ten times its columns' memory."""
+        width = len(self._varying)
+        for first in range(0, self._merge.columns.num_rows, _ROWS_AT_ONCE):
+            columns = self._merge.columns.slice(first, _ROWS_AT_ONCE)
+            cells: list[Any] = [None] * (columns.num_rows * width)
+            for position, name in enumerate(self._varying):
+                cells[position::width] = stored_cells(self._merge.table.c[name].type, columns[name])
+            step = _ROWS_A_STATEMENT * width
+            for start in range(0, len(cells), step):
+                yield _Chunk(cells[start : start + step], width)
+
+    def _given(self, name: str) -> str:
+        """Return how a statement names a row's cell: a mark bound after those of the rows, if it is constant."""
+        return "?" if name in self._constants else f"v{self._at[name]}"
+
+    def _row(self, chunk: _Chunk, number: int) -> Cells:
+        return (*chunk.of(number), *self._constants.values())
+
+    def _constants_of(self, names: Iterable[str]) -> list[Any]:
+        return [self._constants[name] for name in names if name in self._constants]
+
+    def _write(self, cursor: sqlite3.Cursor, *, least: int) -> None:
+        """Write what waits to be inserted or updated, a statement's rows at a time, while there are so many."""
+        width = len(self._varying)
+        while len(self._absent) >= least * width:
+            self._insert(cursor, self._absent[: _ROWS_A_STATEMENT * width])
+            del self._absent[: _ROWS_A_STATEMENT * width]
+        while len(self._changed) >= least:
+            self._update(cursor, self._changed[:_ROWS_A_STATEMENT])
+            del self._changed[:_ROWS_A_STATEMENT]
+
+    def _insert(self, cursor: sqlite3.Cursor, cells: Sequence[Any]) -> int:
         """Insert the rows whose key is absent; the column defaults would tell the time in whole seconds only."""
-        if not len(chunk):
-            return 0
         names = ", ".join(map(_quoted, self._at))
-        row = f"({','.join('?' * len(self._at))})"
-        # The time is said once: its text in every row, or a number before each mark, takes longer than the insert.
+        width = len(self._varying)
+        # What is the same in all rows is said once: a number before each mark takes longer than the insert.
         cursor.execute(
-            f"INSERT INTO {self._table} ({names}, created_at, updated_at)"
-            f" SELECT v.*, ?, ? FROM (VALUES {','.join([row] * len(chunk))}) AS v WHERE TRUE"
-            f" ON CONFLICT ({', '.join(map(_quoted, self._merge.key))}) DO NOTHING",
-            [self._now, self._now, *chunk.cells],
+            f"INSERT INTO {self._table} (created_at, updated_at, {names})"
+            f" SELECT ?, ?, v.*{', ?' * len(self._constants)} FROM (VALUES {_marks(len(cells) // width, width)})"
+            f" AS v WHERE TRUE ON CONFLICT ({', '.join(map(_quoted, self._merge.key))}) DO NOTHING",
+            [self._now, self._now, *self._constants.values(), *cells],
         )
         return cursor.rowcount
 
     def _look(self, cursor: sqlite3.Cursor, chunk: _Chunk) -> list[Cells]:
-        """Return (number in the chunk, is absent, stored cells, finality) of rows that are absent or differ bitwise."""
-        given = ",".join(f"v{position}" for position in range(len(self._at)))
-        wanted = ",".join(f"t.{_quoted(name)}" for name in (*self._at, *self._finality))
-        marks = ",?" * len(self._at)
-        numbered = ",".join(f"({number}{marks})" for number in range(len(chunk)))
+        """Return (number, is absent, stored values, finality) of the chunk's rows that are absent or differ bitwise."""
+        given = ",".join(f"v{position}" for position in range(chunk.width))
+        wanted = "".join(f",t.{_quoted(name)}" for name in (*self._compared, *self._finality))
         absent = f"t.{_quoted(self._merge.key[0])} IS NULL"
-        differs = "0" if self._merge.on_conflict == "ignore" else self._differs
+        differs = "".join(f" OR t.{_quoted(name)} IS NOT {self._given(name)}" for name in self._compared)
         cursor.execute(
-            f"WITH v(n,{given}) AS (VALUES {numbered}) SELECT n, {absent}, {wanted} FROM v"
-            f" LEFT JOIN {self._table} t ON {self._same_key} WHERE {absent} OR {differs}",
-            chunk.cells,
+            f"WITH v(n,{given}) AS (VALUES {_numbered_marks(len(chunk), chunk.width)})"
+            f" SELECT n,{absent}{wanted} FROM v LEFT JOIN {self._table} t ON {self._same_key} WHERE {absent}{differs}",
+            [*chunk.cells, *self._constants_of(self._merge.key), *self._constants_of(self._compared)],
         )
         return cursor.fetchall()
 
@@ -127,12 +160,13 @@ class _Work:
         """Return what becomes of the rows that are stored and read otherwise, by number."""
         verdicts: dict[int, Verdict] = {}
         for number, _, *cells in different:
-            row = chunk[number]
-            if all(map(_reads_as, cells, row, self._kinds)):
+            row = self._row(chunk, number)
+            given = [row[self._at[name]] for name in self._compared]
+            if all(map(_reads_as, cells, given, self._kinds)):
                 continue
             if self._merge.on_conflict == "repeat":
                 raise RowByRow
-            outranked = bool(self._finality) and self._outranks(cells[len(row) :], row)
+            outranked = bool(self._finality) and self._outranks(cells[len(given) :], row)
             verdicts[number] = "skipped" if outranked else "updated"
         return verdicts
 
@@ -148,8 +182,6 @@ class _Work:
         return _instant(observed) > _instant(given_observed)
 
     def _update(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> None:
-        if not rows:
-            return
         values, key = self._merge.values, self._merge.key
         self._keep(cursor, rows)
         order = [self._at[name] for name in (*values, *key)]
@@ -165,17 +197,38 @@ class _Work:
         if self._merge.revisions is None:
             return
         kept = kept_columns(self._merge.table, self._merge.revisions)
-        at = [self._at[name] for name in self._merge.key]
-        marks = ",".join([f"({','.join('?' * len(at))})"] * len(rows))
+        at = [self._at[name] for name in self._merge.key if name not in self._constants]
         cursor.execute(
-            f"WITH v({','.join(f'v{position}' for position in at)}) AS (VALUES {marks})"
+            f"WITH v({','.join(f'v{position}' for position in at)}) AS (VALUES {_marks(len(rows), len(at))})"
             f" INSERT INTO {_quoted(self._merge.revisions.name)}"
             f" (table_name, change, known_until, {', '.join(map(_quoted, kept))})"
             f" SELECT '{self._merge.table.name}', 'update', max(?, t.updated_at),"
             f" {', '.join(f't.{_quoted(name)}' for name in kept.values())}"
             f" FROM v CROSS JOIN {self._table} t ON {self._same_key}",
-            [*(row[position] for row in rows for position in at), self._now],
+            [*(row[position] for row in rows for position in at), self._now, *self._constants_of(self._merge.key)],
         )
+
+
+def _constants(merge: Merge) -> dict[str, Any]:
+    """Return the texts that stand in every row, but never the whole key: a statement needs something to vary."""
+    if merge.columns.num_rows < _ROWS_A_STATEMENT:
+        return {}
+    constants = {}
+    for name in merge.columns.column_names:
+        column = merge.columns[name]
+        if name != merge.key[-1] and str(column.type) == "string" and len(unique := column.unique()) == 1:
+            constants[name] = unique[0].as_py()
+    return constants
+
+
+@lru_cache
+def _marks(rows: int, width: int) -> str:
+    return ",".join([f"({','.join('?' * width)})"] * rows)
+
+
+@lru_cache
+def _numbered_marks(rows: int, width: int) -> str:
+    return ",".join(f"({number}{',?' * width})" for number in range(rows))
 
 
 def _quoted(name: str) -> str:
@@ -217,24 +270,9 @@ class _Chunk:
     def __len__(self) -> int:
         return len(self.cells) // self.width
 
-    def __getitem__(self, number: int) -> Cells:
-        return tuple(self.cells[number * self.width : (number + 1) * self.width])
-
-    def only(self, numbers: Sequence[int]) -> _Chunk:
-        return _Chunk(list(chain.from_iterable(map(self.__getitem__, numbers))), self.width)
-
-
-def _chunks(merge: Merge) -> Iterator[_Chunk]:
-    """Yield each statement's rows; Python's cells of a whole batch would take ten times its columns' memory."""
-    width = merge.columns.num_columns
-    for first in range(0, merge.columns.num_rows, _ROWS_AT_ONCE):
-        columns = merge.columns.slice(first, _ROWS_AT_ONCE)
-        cells: list[Any] = [None] * (columns.num_rows * width)
-        for position, name in enumerate(columns.column_names):
-            cells[position::width] = stored_cells(merge.table.c[name].type, columns[name])
-        step = _ROWS_A_STATEMENT * width
-        for start in range(0, len(cells), step):
-            yield _Chunk(cells[start : start + step], width)
+    def of(self, number: int) -> list[Any]:
+        """Return a row's cells."""
+        return self.cells[number * self.width : (number + 1) * self.width]
 
 
 def stored_cells(column_type: sa.types.TypeEngine[Any], column: pa.ChunkedArray) -> list[Any]:
