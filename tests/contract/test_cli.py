@@ -207,7 +207,10 @@ def test_a_file_that_cannot_be_read_leaves_the_others_alone(database_url: str, t
     assert [set(document) & {"error", "unchanged"} for document in documents] == [{"unchanged"}, {"error"}]
 
 
-def test_ctrl_c_leaves_the_database_whole(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_the_database_whole(
+    database_url: str, tmp_path: Path, ending: signal.Signals, code: int
+) -> None:
     done = own(tmp_path / "done.csv", "AAPL,2025-01-02,1,1,1,1,1")
     path = own(tmp_path / "x.csv", "bad", *(f"T{number},2025-01-02,1,1,1,1,1" for number in range(1_000_000)))
     process = subprocess.Popen(
@@ -222,9 +225,9 @@ def test_ctrl_c_leaves_the_database_whole(database_url: str, tmp_path: Path) -> 
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "done.csv (own): 1 inserted" in stdout
     assert stderr.splitlines() == [
         "traderrr-data: interrupted: what was not complete is undone, and the command may be run again"

@@ -138,6 +138,63 @@ async def test_a_reader_that_sees_one_snapshot_is_in_nobodys_way(db: DatabaseMan
     assert is_whole(db)
 
 
+async def test_a_thousand_tasks_share_three_connections_and_some_give_up_waiting(
+    backend: Backend, database_url: str
+) -> None:
+    """Each gets its turn, or ends in its own time with nothing done."""
+    settings = Settings(database_url=database_url, db_pool_size=2, db_max_overflow=1, db_pool_timeout=60)
+    done: Counter[bool] = Counter()
+    async with DatabaseManager(settings) as db:
+
+        async def add(number: int) -> None:
+            impatient = number % 4 == 3
+            try:
+                async with asyncio.timeout(0.05 if impatient else None), db.session_context() as session:
+                    session.add(Metadata(ticker=f"T{number:04}"))
+                done[impatient] += 1
+            except TimeoutError:
+                assert impatient
+
+        with without_garbage_collection():
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(add(number) for number in range(1_000)))
+            assert is_whole(db)
+            assert db.engine.pool.checkedin() <= 3  # type: ignore[attr-defined]
+            async with asyncio.timeout(5):
+                await db.ping()
+    assert done[False] == 750
+    assert done[True] < 250, "nobody gave up"
+    assert backend.run_sql(database_url, "SELECT count(*) FROM metadata") == [(str(done.total()),)]
+
+
+async def test_a_stream_that_nobody_reads_on_is_in_nobodys_way(db: DatabaseManager) -> None:
+    """Left after one batch, by a slow reader and by one that never comes back; nothing is closed by the collector."""
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily("STORED", date) for date in days(300)])
+
+    async def change(price: int) -> None:
+        async with asyncio.timeout(10), db.session_context() as session:
+            await market_data.upsert_daily(session, [daily("STORED", date, **flat(price)) for date in days(300)])
+
+    with without_garbage_collection():
+        async with db.session_context(read_only=True) as session:
+            slow = market_data.stream_daily(session, ["STORED"], batch_rows=50)
+            first = await anext(slow)
+            await change(7)
+            assert await session.scalar(sa.text("SELECT 1")) == 1  # between its batches a session is free
+            rest = [batch async for batch in slow]
+        prices = {price for batch in (first, *rest) for price in batch["close"].to_pylist()}
+        assert len(prices) == 1, "two versions in one stream"
+        async with db.session_context(read_only=True) as session:
+            left = market_data.stream_daily(session, ["STORED"], batch_rows=50)
+            await anext(left)
+        assert is_whole(db)
+        await change(8)
+        async with db.session_context(read_only=True) as session:
+            assert {bar.close for bar in await market_data.list_daily(session, "STORED")} == {Decimal(8)}
+    assert is_whole(db)
+
+
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from traderrr_data.access import market_data
 from traderrr_data.adopt import AdoptionReport, TableReport
 from traderrr_data.adopt import adopt as take_over
 from traderrr_data.cli import output
-from traderrr_data.cli.app import DONE, FAILED, ROWS_REJECTED, InterruptedCommandError, Invocation
+from traderrr_data.cli.app import DONE, FAILED, ROWS_REJECTED, Invocation
 from traderrr_data.db import DatabaseManager
 
 _REASONS_SHOWN = 20
@@ -62,10 +61,7 @@ def adopt(
                 progress=None if moved is None else lambda name, done: moved(done, name),
             )
 
-    try:
-        report = asyncio.run(work())
-    except KeyboardInterrupt:
-        raise InterruptedCommandError from None
+    report = invocation.wait(work)
     invocation.show(_as_document(report), *_as_parts(file, report))
     if report.refusals:
         for refusal in report.refusals:

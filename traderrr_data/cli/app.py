@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import logging.config
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -28,15 +31,19 @@ from traderrr_data.url import without_passwords
 
 T = TypeVar("T")
 
-DONE, FAILED, WRONG_USE, ROWS_REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, WRONG_USE, ROWS_REJECTED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
-_EXIT_CODES = "Exit codes: 0 done; 1 failed; 2 wrong use; 3 done, but rows were rejected; 130 interrupted."
+_EXIT_CODES = "Exit codes: 0 done; 1 failed; 2 wrong use; 3 done, but rows were rejected; 130 or 143 interrupted."
 # Newer releases of typer bring a click of their own, so click's UsageError is not theirs; this is in either.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 class InterruptedCommandError(Exception):
-    """Ctrl-C, as an error that typer leaves alone: what it makes of a KeyboardInterrupt differs by its version."""
+    """Ctrl-C or SIGTERM, as an error that typer leaves alone: what it makes of Ctrl-C differs by its version."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 @dataclass
@@ -66,11 +73,31 @@ class Invocation:
         return self.wait(with_manager)
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what a coroutine function returns, run in an event loop of its own."""
+        """Return what a coroutine function returns, run in a loop of its own that SIGTERM ends as Ctrl-C does."""
+        is_terminated = False
+
+        async def until_terminated() -> T:
+            task = asyncio.current_task()
+
+            def terminate() -> None:
+                nonlocal is_terminated
+                is_terminated = True
+                if task is not None:
+                    task.cancel()
+
+            if threading.current_thread() is threading.main_thread():
+                with contextlib.suppress(NotImplementedError):  # Windows has no such signal
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+            return await work()
+
         try:
-            return asyncio.run(work())
+            return asyncio.run(until_terminated())
         except KeyboardInterrupt:
-            raise InterruptedCommandError from None
+            raise InterruptedCommandError(INTERRUPTED) from None
+        except asyncio.CancelledError:
+            if is_terminated:
+                raise InterruptedCommandError(TERMINATED) from None
+            raise
 
     def read(self, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
         """Do as `run` on a database that must have our tables; one that is not there is not made.
@@ -114,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (InterruptedCommandError, KeyboardInterrupt):
-        return _interrupted(invocation)
+    except (InterruptedCommandError, KeyboardInterrupt) as error:
+        return _interrupted(invocation, error.code if isinstance(error, InterruptedCommandError) else INTERRUPTED)
     except typer.Abort:
         return _fail(invocation, "Abort", "nothing was changed", FAILED)
     except Exception as error:
@@ -125,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code or DONE) if given else WRONG_USE
 
 
-def _interrupted(invocation: Invocation) -> int:
+def _interrupted(invocation: Invocation, code: int = INTERRUPTED) -> int:
     sentence = "interrupted: what was not complete is undone, and the command may be run again"
-    return _fail(invocation, "KeyboardInterrupt", sentence, INTERRUPTED)
+    return _fail(invocation, "KeyboardInterrupt", sentence, code)
 
 
 def _failed(invocation: Invocation, error: Exception) -> int:

@@ -20,7 +20,7 @@ CHECK_CODES = {
     schema.State.INCOMPATIBLE: 6,
     schema.State.FOREIGN: 7,
 }
-"""What `check` ends with; 3 and 130 mean the same for every command."""
+"""What `check` ends with; 3, 130 and 143 mean the same for every command."""
 
 Revision = Annotated[str, typer.Argument(help="A revision, head, or a step such as +1.")]
 LockTimeout = Annotated[
