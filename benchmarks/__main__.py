@@ -70,7 +70,7 @@ def main(
     ends = report.facts_sheet(facts), report.target_sheet(track)
     output.show(ends, terminal)
     if markdown is not None:
-        in_order = [sheets[pair] for pair in sorted(sheets, key=lambda pair: pair[0])]
+        in_order = [sheets[pair] for pair in sorted(sheets, key=lambda pair: list(report.TITLES).index(pair[0]))]
         output.write_markdown(markdown, [ends[0], *in_order, ends[1]])
     if any(contestant.failed for contestants in track.left_out.values() for contestant in contestants):
         sys.exit(1)

@@ -116,6 +116,11 @@ def mixture(bars: pa.Table) -> tuple[pa.Table, pa.Table]:
     return stored, _changed(bars, pa.array((np.arange(bars.num_rows) * 7919 % 10 == 0) & ~new))
 
 
+def all_changed(bars: pa.Table) -> pa.Table:
+    """Return a batch in which every bar differs."""
+    return _changed(bars, pa.repeat(True, bars.num_rows))
+
+
 def _changed(bars: pa.Table, which: pa.Array) -> pa.Table:
     """Return the bars with a cent more in high and close where told, as a provider corrects them."""
     for name in ("high", "close"):

@@ -10,11 +10,11 @@ from benchmarks.crowd import Call, crowd
 from benchmarks.data import Given, Row
 from benchmarks.feed import LISTED, Feed, trading_day
 from benchmarks.race import OURS, Act, Contestant, Open
-from traderrr_data import DatabaseManager, ingest, market_data
+from traderrr_data import DatabaseManager, Settings, ingest, market_data
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[DatabaseManager]:
+async def connected(url: str | Settings) -> AsyncIterator[DatabaseManager]:
     """Give a manager that has connected once for reading, and once for writing."""
     async with DatabaseManager(url) as db:
         await db.ping()
@@ -24,7 +24,7 @@ async def connected(url: str) -> AsyncIterator[DatabaseManager]:
 
 
 @contextlib.asynccontextmanager
-async def _upserting(url: str) -> AsyncIterator[Act]:
+async def _upserting(url: str | Settings) -> AsyncIterator[Act]:
     async with connected(url) as db:
 
         async def act(given: Given) -> None:
@@ -32,6 +32,10 @@ async def _upserting(url: str) -> AsyncIterator[Act]:
                 await market_data.upsert_daily(session, given)
 
         yield act
+
+
+def _upserting_without_history(url: str) -> contextlib.AbstractAsyncContextManager[Act]:
+    return _upserting(Settings(database_url=url, db_revisions_daily=False))
 
 
 @contextlib.asynccontextmanager
@@ -133,6 +137,7 @@ async def _feeding(url: str) -> AsyncIterator[Feed]:
 _MOST_CALLS: Final = 1_000
 
 UPSERT: Final = Contestant(OURS, "ours", _upserting)
+UPSERT_WITHOUT_HISTORY: Final = Contestant(f"{OURS}, no history", "without history", _upserting_without_history)
 FRAME: Final = Contestant(OURS, "ours", _framing)
 LATEST: Final = Contestant(OURS, "ours", _asking_for_the_latest)
 FEED: Final = Contestant(OURS, "ours", trading_day(_feeding))

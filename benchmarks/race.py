@@ -25,6 +25,7 @@ Role: TypeAlias = Literal[
     "connectorx",
     "adbc",
     "ours on less",
+    "without history",
     "plain",
 ]
 """What a contestant stands for: the targets are set against roles, not against names."""

@@ -21,6 +21,7 @@ TITLES: Final = {
     "W7": "100 coroutines, one small call each at a time",
     "W8": "bounded memory",
     "W9": "a trading day",
+    "W10": "what keeping the overwritten costs",
 }
 _TIE: Final = 1.15
 """Two that are closer than this are called equal."""

@@ -11,6 +11,7 @@ from benchmarks.race import Role, Timing
 
 ARROW, DICTS, WITHOUT_LOCAL = "Arrow", "dicts", "Arrow, LOCAL INFILE forbidden"
 UPSERTS, READS = "one-row upserts", "small reads"
+NEW, UNCHANGED, CHANGED = "new", "unchanged", "every bar changed"
 
 MOST_MEMORY: Final = 400
 """MB that W8 may take, whatever its number of rows."""
@@ -87,4 +88,7 @@ TARGETS: Final = (
     Target("W7 one-row upserts, against the old application", "W7", UPSERTS, "legacy", {"sqlite": 20}),
     Target("W7 small reads, against a raw pool of 10", "W7", READS, "raw", {"postgresql": 0.95, "mysql": 0.8}),
     Target("W7 small reads, against the old application", "W7", READS, "legacy", {"sqlite": 1.0}),
+    Target("W10 new rows, against without a history", "W10", NEW, "without history", _each(0.95, 0.95, 0.95)),
+    Target("W10 unchanged rows, against without a history", "W10", UNCHANGED, "without history", _each(*[0.95] * 3)),
+    Target("W10 changed rows, against without a history", "W10", CHANGED, "without history", _each(0.5, 0.5, 0.5)),
 )

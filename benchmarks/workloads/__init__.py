@@ -37,3 +37,5 @@ async def run(track: Track, place: Place, workload: str, size: Size) -> None:
             await memory.run(track, place, size.rows)
         case "W9":
             await day.run(track, place, size.rows, size.minutes)
+        case "W10":
+            await upserts.run_with_and_without_history(track, place, size.rows)

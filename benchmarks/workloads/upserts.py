@@ -1,4 +1,7 @@
-"""W1 new bars, W2 the same bars again, W3 a tenth changed and a tenth new: from Arrow, and from dicts with Decimals."""
+"""W1 new bars, W2 the same bars again, W3 a tenth changed and a tenth new: from Arrow, and from dicts with Decimals.
+
+W10 is ours alone: the same work with and without the history of what is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from typing import Final
 import pyarrow as pa
 
 from benchmarks import ours
-from benchmarks.data import Digest, as_dicts, daily_bars, digest_of, mixture
+from benchmarks.data import Digest, all_changed, as_dicts, daily_bars, digest_of, mixture
 from benchmarks.databases import MysqlPlace, Place
 from benchmarks.opponents import OF_KIND, peers, sqlalchemy
 from benchmarks.race import Contestant, Heat, Track, by_size, difference
-from benchmarks.targets import ARROW, DICTS, WITHOUT_LOCAL
+from benchmarks.targets import ARROW, CHANGED, DICTS, NEW, UNCHANGED, WITHOUT_LOCAL
 from benchmarks.workloads.states import copies, filled
 
 _WARM_UP_ROWS: Final = 2_000
@@ -50,7 +53,14 @@ def _mixed(rows: int) -> _Case:
     return _Case(stored, batch, digest_of(batch))
 
 
+def _all_changed(rows: int) -> _Case:
+    bars = daily_bars(rows)
+    batch = all_changed(bars)
+    return _Case(bars, batch, digest_of(batch))
+
+
 _CASES: Final[dict[str, Callable[[int], _Case]]] = {"W1": _new, "W2": _unchanged, "W3": _mixed}
+_HISTORY: Final[dict[str, Callable[[int], _Case]]] = {NEW: _new, UNCHANGED: _unchanged, CHANGED: _all_changed}
 
 
 async def run(track: Track, place: Place, workload: str, rows: int) -> None:
@@ -67,6 +77,14 @@ async def run(track: Track, place: Place, workload: str, rows: int) -> None:
                     with _local_infile_forbidden(place):
                         heat = arena.heat(workload, WITHOUT_LOCAL, raw)
                         await track.run(heat, warm_up=warm.heat(workload, WITHOUT_LOCAL, raw))
+
+
+async def run_with_and_without_history(track: Track, place: Place, rows: int) -> None:
+    """Run what the history of overwritten bars may cost on one database."""
+    contestants = track.admit(place.name, "W10", [ours.UPSERT, ours.UPSERT_WITHOUT_HISTORY])
+    for work, make in _HISTORY.items():
+        async with _arena(place, make(min(rows, _WARM_UP_ROWS))) as warm, _arena(place, make(rows)) as arena:
+            await track.run(arena.heat("W10", work, contestants), warm_up=warm.heat("W10", work, contestants))
 
 
 def _contestants(track: Track, place: Place, workload: str) -> list[Contestant]:

@@ -31,7 +31,7 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.unpooled("the opponents prepare statements")
-@pytest.mark.parametrize("workloads", [["W3", "W5"], ["W6", "W7"], ["W8", "W9"]], ids="-".join)
+@pytest.mark.parametrize("workloads", [["W3", "W5", "W10"], ["W6", "W7"], ["W8", "W9"]], ids="-".join)
 def test_every_workload_prints_ratios_and_writes_every_timing(
     workloads: list[str], database_url: str, tmp_path: Path
 ) -> None:
@@ -62,7 +62,7 @@ def test_every_workload_prints_ratios_and_writes_every_timing(
 
 def test_a_word_that_names_no_database_or_workload_is_refused() -> None:
     assert "oracle is none of" in run("--database", "oracle", code=2).stderr
-    assert "W10 is none of" in run("--workload", "W10", code=2).stderr
+    assert "W11 is none of" in run("--workload", "W11", code=2).stderr
 
 
 def test_a_document_without_a_place_for_the_tables_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

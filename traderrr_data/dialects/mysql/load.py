@@ -32,6 +32,11 @@ class Connection(aiomysql.Connection):  # type: ignore[misc] # the driver says n
     def __init__(self, *, client_flag: int = 0, **arguments: Any) -> None:
         super().__init__(client_flag=client_flag | CLIENT.LOCAL_FILES, **arguments | {"local_infile": False})
 
+    def __del__(self) -> None:
+        """Close, unless the event loop has gone before: when a program ends, its system closes the socket."""
+        with contextlib.suppress(RuntimeError):
+            super().__del__()
+
     async def ensure_closed(self) -> None:
         """Close in good order, and return when that is done: with TLS the server has to answer."""
         writer = self._writer
