@@ -1,6 +1,7 @@
 """The checks of this project. ``nox`` runs those that every change has to pass, ``nox --list`` names the others.
 
-Words after ``--`` go to pytest in place of the paths that a session would run (``benchmark`` takes its own)::
+Words after ``--`` go to pytest in place of the paths that a session would run (``benchmark``, ``fuzz`` and ``soak``
+take their own)::
 
     nox -s "tests(mysql)" -- tests/contract -k upsert
 """
@@ -112,6 +113,14 @@ def fuzz(session: nox.Session) -> None:
     """Give files that are partly bad to whatever reads files; words after ``--`` go to ``python -m tests.fuzz``."""
     install_package(session, *group("test"))
     session.run("python", "-m", "tests.fuzz", *session.posargs, **PATIENCE)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Write while writers, servers and the network are killed; words after ``--`` go to ``python -m tests.soak``."""
+    servers = provide_servers(session, "postgresql", "mysql")
+    install_package(session, *group("test"), *servers)
+    session.run("python", "-m", "tests.soak", *session.posargs, **PATIENCE)
 
 
 @nox.session
