@@ -30,6 +30,24 @@ from traderrr_data import (
     market_data,
 )
 
+CANCELLED_TWICE = """
+import asyncio, sys
+from traderrr_data import DatabaseManager, Settings
+
+async def main():
+    async with DatabaseManager(Settings(database_url=sys.argv[1], db_statement_timeout=2)) as db:
+        async def wait_for_the_lock():
+            async with db.session_context() as session:
+                await session.connection()
+
+        task = asyncio.create_task(wait_for_the_lock())
+        while not task.done():
+            await asyncio.sleep(0.3)
+            task.cancel()
+
+asyncio.run(main())
+"""
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -247,3 +265,14 @@ async def test_an_idle_manager_goes_on_in_the_file_that_took_the_place_of_its_ow
         await market_data.upsert_daily(session, [daily("LATER")])
     await db.close()
     assert stored(file) == {"OTHER": 1, "LATER": 1}
+
+
+def test_a_process_ends_though_its_task_was_cancelled_again_while_it_waited_for_the_lock(
+    db: DatabaseManager, file: Path
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", CANCELLED_TWICE, f"sqlite:///{file}"]
+    with contextlib.closing(sqlite3.connect(file)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -100,6 +101,7 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
     @event.listens_for(engine, "connect")
     def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        _stop_once(dbapi_connection.driver_connection)
         _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
         if _fetch(dbapi_connection, "PRAGMA page_count") == 0:  # a file that nobody has written yet
             _set_journal_mode(dbapi_connection, options.journal_mode)
@@ -109,6 +111,16 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
     event.listen(engine, "begin", _begin)
     event.listen(engine, "commit", _warn_of_a_long_write)
     event.listen(engine.pool, "invalidate", _free_the_lock)
+
+
+def _stop_once(driver: Any) -> None:
+    """Let whoever stops a connection's thread again wait for the first time: one that has ended answers nobody.
+
+    SQLAlchemy does so with a task that is cancelled for the second time while it waits for a lock, and the end of the
+    event loop would wait for ever (aiosqlite 0.22, the first with `stop`).
+    """
+    if hasattr(driver, "stop"):
+        driver.stop = functools.cache(driver.stop)
 
 
 def _watch_the_file(engine: sa.Engine, path: str) -> None:
