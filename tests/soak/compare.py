@@ -77,7 +77,8 @@ class Record:
 def differences(record: Record, found: Mapping[str, Mapping[str, Rows]]) -> Iterator[str]:
     """Return what is not as it was told."""
     there = {name for name, unit in record.units.items() if found.get(name) == expected(unit)}
-    replaced = {unit.replaces for name, unit in record.units.items() if name in there}
+    took_effect = there | {name for name, state in record.states.items() if state == "acknowledged"}
+    replaced = {record.units[name].replaces for name in took_effect}
     for name, unit in record.units.items():
         state = record.states[name]
         said = f"{name} ({unit.kind}, {state})"
