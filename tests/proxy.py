@@ -100,7 +100,7 @@ class Proxy:
                 await self._flowing.wait()
                 writer.write(chunk)
                 await writer.drain()
-            writer.transport.abort()
+        writer.transport.abort()  # whether the server closed the connection or reset it
 
     async def finish(self) -> None:
         """Break everything and wait until no task is left."""
