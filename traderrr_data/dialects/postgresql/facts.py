@@ -137,7 +137,8 @@ async def _connect(*, application_name: str = "", **arguments: Any) -> Any:
     try:
         return await asyncpg.connect(**without_settings(arguments))
     except ConnectionError as error:
-        if "rejected SSL upgrade" not in str(error):  # it has no code and no class of its own (asyncpg 0.32)
+        # It has no code and no class of its own (asyncpg 0.32), and is also the answer of a server that is being killed.
+        if isinstance(arguments.get("ssl", "prefer"), str) or "rejected SSL upgrade" not in str(error):
             raise
         raise ConfigurationError("DB_SSL asks for encryption, and the server does not offer it") from error
 
