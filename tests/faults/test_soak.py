@@ -76,8 +76,8 @@ def test_what_is_as_it_was_told_does_not_differ(compare: Compare) -> None:
         ("DELETE FROM daily_data WHERE ticker = '0.1.1'", "0.1.1 (session, acknowledged) is not stored"),
         ("DELETE FROM daily_data WHERE ticker = '0.1.4'", "0.1.3 (replace, acknowledged) is not stored"),
         (
-            "DELETE FROM daily_data WHERE ticker = '0.1.4' AND volume = 2",
-            "0.1.4 (replace, cancelled) is stored in part, twice or changed",
+            "DELETE FROM daily_data WHERE ticker = '0.1.2' AND volume = 1",
+            "0.1.2 (both, unknown) is stored in part, twice or changed",
         ),
         (
             "DELETE FROM signal_history WHERE ticker = '0.1.2'",
