@@ -63,7 +63,7 @@ def soak_one(name: str, folder: Path, *, seconds: float, seed: int) -> int:
         except Broken as error:
             print(f"{name}: {error}", flush=True)
             return 1
-        comparing = [*PYTHON, "tests.soak.compare", folder / "record", name, url]
+        comparing: list[str | Path] = [*PYTHON, "tests.soak.compare", folder / "record", name, url]
         compared = subprocess.run(comparing, cwd=ROOT, check=False)
         backend.drop_database(url)
         return compared.returncode

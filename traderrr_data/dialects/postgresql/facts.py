@@ -137,7 +137,7 @@ async def _connect(*, application_name: str = "", **arguments: Any) -> Any:
     try:
         return await asyncpg.connect(**without_settings(arguments))
     except ConnectionError as error:
-        # It has no code and no class of its own (asyncpg 0.32), and is also the answer of a server that is being killed.
+        # It has no code and no class of its own (asyncpg 0.32); a server that is being killed seems to answer so, too.
         if isinstance(arguments.get("ssl", "prefer"), str) or "rejected SSL upgrade" not in str(error):
             raise
         raise ConfigurationError("DB_SSL asks for encryption, and the server does not offer it") from error
