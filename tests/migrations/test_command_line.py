@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests import legacy_files
 from tests.backends import Backend
 from tests.catalogs import catalog
 from tests.project import ROOT, Project, copy_to
 from traderrr_data import schema
+from traderrr_data.adopt import adopt
 from traderrr_data.models import Base
 
 HERE = Project(ROOT)
@@ -34,6 +36,15 @@ def test_every_command_works_from_the_projects_folder(backend: Backend, empty_ur
     HERE.alembic(empty_url, "downgrade", "base")
     assert HERE.alembic(empty_url, "current") == ""
     assert catalog(backend, empty_url) == []
+
+
+@pytest.mark.parametrize("shape", legacy_files.SHAPES)
+async def test_an_adopted_file_is_at_head_and_there_is_nothing_to_generate(shape: str, tmp_path: Path) -> None:
+    path = legacy_files.make(tmp_path / "old.db", shape)
+    for finish in (False, True):
+        await adopt(path, finish=finish)
+        assert HERE.alembic(f"sqlite:///{path}", "current") == f"{schema.head()} (head)\n"
+        assert HERE.alembic(f"sqlite:///{path}", "check") == "No new upgrade operations detected.\n"
 
 
 def test_the_sql_that_it_prints_makes_the_same_schema(backend: Backend, empty_url: str, database_url: str) -> None:
