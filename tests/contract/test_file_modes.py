@@ -60,6 +60,38 @@ def test_an_export_is_as_readable_as_the_database(
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def modes(folder: Path) -> set[int]:
+    """Return how files below a folder are open, and that it and its folders may be gone into by just the same."""
+    below = list(folder.rglob("*"))
+    files_in = {mode(path) for path in below if path.is_file()}
+    folders = {mode(path) for path in (folder, *below) if path.is_dir()}
+    assert folders == {found | found >> 2 & 0o111 for found in files_in}
+    return files_in
+
+
+@pytest.mark.usefixtures("bar")
+def test_a_copy_in_files_is_as_readable_as_the_database(readable: int, database_url: str, tmp_path: Path) -> None:
+    run("copy", database_url, tmp_path / "new" / "copy", url=database_url)
+    assert modes(tmp_path / "new" / "copy") == {readable | 0o600}
+    run("copy", tmp_path / "new" / "copy", tmp_path / "again", url=database_url)
+    assert modes(tmp_path / "again") == {readable | 0o600}
+
+
+@pytest.mark.usefixtures("bar")
+def test_a_copy_into_a_folder_that_is_open_to_all_is_not(readable: int, database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir(mode=0o777)
+    run("copy", database_url, tmp_path / "copy", url=database_url)
+    assert {mode(path) for path in (tmp_path / "copy").rglob("*") if path.is_file()} == {readable}
+    assert mode(tmp_path / "copy") == 0o777
+
+
+@pytest.mark.usefixtures("bar")
+def test_a_backup_is_as_readable_as_the_database(readable: int, database_url: str, tmp_path: Path) -> None:
+    run("backup", tmp_path / "backup", url=database_url)
+    backup = tmp_path / "backup"
+    assert (modes(backup) if backup.is_dir() else {mode(backup)}) == {readable}
+
+
 @pytest.mark.parametrize("given", [0o600, 0o644, 0o666], ids=oct)
 async def test_rejected_rows_are_as_readable_as_their_file_and_the_database(
     db: DatabaseManager, readable: int, tmp_path: Path, given: int
@@ -88,7 +120,8 @@ def test_a_group_that_is_not_the_databases_is_not_let_in(tmp_path: Path, databas
     os.chown(source, -1, another)
     url = sa.URL.create("sqlite", database=str(source) if database else "name")
     os.close(files.create(tmp_path / "rows.csv", url))
-    assert mode(tmp_path / "rows.csv") == 0o600
+    files.create_folder(tmp_path / "rows", url)
+    assert (mode(tmp_path / "rows.csv"), mode(tmp_path / "rows")) == (0o600, 0o700)
 
 
 def test_a_link_to_another_file_is_replaced_and_not_followed(tmp_path: Path) -> None:

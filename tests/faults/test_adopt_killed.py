@@ -14,11 +14,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests import legacy_files
 from tests.project import ROOT
 from traderrr_data import ConfigurationError, DatabaseUnavailableError, TransactionConflictError, schema
 from traderrr_data.adopt import adopt
+from traderrr_data.adopt.head import head_of
+from traderrr_data.adopt.work import Work
 
 # Kills itself at the step whose number it is given; without one it prints how many there are.
 PROGRAM = """
@@ -164,6 +167,23 @@ async def test_a_file_that_another_process_holds_is_left_alone(original: Path, t
                 await adopt(path, lock_timeout=0.3)
     assert dump(path) == before
     assert backups(path) == []
+
+
+def test_nobody_writes_while_the_file_is_copied(original: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy2(original, tmp_path / "old.db"))
+    program = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    errors = []
+
+    def write(name: str, _done: float) -> None:
+        if name == "copying the file":
+            done = subprocess.run(
+                [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False
+            )
+            errors.append(done.stderr.splitlines()[-1:])
+
+    Work(path, head_of(schema.sql(sa.make_url("sqlite://"))), step=write).run()
+    assert len(errors) > 1
+    assert {*map(tuple, errors)} == {("sqlite3.OperationalError: database is locked",)}
 
 
 async def test_two_that_adopt_at_once_do_it_once(original: Path, tmp_path: Path) -> None:

@@ -198,6 +198,22 @@ async def test_a_dry_run_says_what_adopting_does(tmp_path: Path) -> None:
         assert said == done
 
 
+@pytest.mark.parametrize("shape", ["A", "P", "O"])
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_it_is_told_how_far_the_work_is_within_one_table(shape: str, dry_run: bool, tmp_path: Path) -> None:
+    bar = legacy_files.ROWS["daily_data"][0]
+    many = [{**bar, "ticker": f"T{number}", "close": 1.5} for number in range(30_000)]
+    path = legacy_files.make(tmp_path / "old.db", shape, {**legacy_files.ROWS, "daily_data": many})
+    told: list[tuple[str, float]] = []
+    await adopt(path, dry_run=dry_run, progress=lambda name, done: told.append((name, done)))
+    parts = [done for _, done in told]
+    assert parts == sorted(parts)
+    for name in ("looking at daily_data", *([] if dry_run else ["writing daily_data"])):
+        within = {done for said, done in told if said == name}
+        assert len(within) > 2
+        assert max(within) - min(within) > 0.1
+
+
 async def test_one_user_is_chosen_and_the_others_rows_are_kept(tmp_path: Path) -> None:
     path = legacy_files.make(tmp_path / "old.db", "O")
     await make_refused(path, "users")

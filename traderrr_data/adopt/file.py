@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 import shutil
 import sqlite3
@@ -20,6 +19,7 @@ from traderrr_data.errors import (
     DatabaseUnavailableError,
     TraderrrDataError,
 )
+from traderrr_data.files import appear, growing, named, take_after
 
 _HEADER = 100
 _MAGIC = b"SQLite format 3\x00"
@@ -98,6 +98,7 @@ def _connected(uri: str, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
     ) as connection:
         connection.text_factory = decoded
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+        connection.execute("PRAGMA temp_store = FILE")  # some builds of SQLite keep temporary tables in memory
         yield connection
 
 
@@ -151,7 +152,7 @@ def is_half_done(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 
 
-def back_up(path: Path, now: dt.datetime, copied: Callable[[float], None]) -> Path:
+def back_up(path: Path, copied: Callable[[float], None]) -> Path:
     """Copy a file beside it while the caller keeps writers away, and return the copy, which is complete and sound.
 
     The copy has the file's permissions, or fewer, and takes no other file's place. `copied` is told which part is
@@ -161,16 +162,12 @@ def back_up(path: Path, now: dt.datetime, copied: Callable[[float], None]) -> Pa
         ConfigurationError: the file is damaged.
         DatabaseUnavailableError: there is no room.
     """
-    for left in path.parent.glob(f"{_escaped(path.name)}.backup-*.part*"):
-        left.unlink()  # of a run that was killed: nobody else is at it now
-    target = _free(path, now)
-    part = target.with_name(f"{target.name}.part")
-    original = path.stat()
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
+    target = path.with_name(named(path.name, "backup"))
+    with growing(target) as part:
+        to = f"{part.path.as_uri()}?mode=rw"
         with (
             contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5.0)) as source,
-            contextlib.closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True, isolation_level=None)) as copy,
+            contextlib.closing(sqlite3.connect(to, uri=True, isolation_level=None)) as copy,
         ):
             source.backup(
                 copy,
@@ -181,43 +178,9 @@ def back_up(path: Path, now: dt.datetime, copied: Callable[[float], None]) -> Pa
             (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise ConfigurationError(f"{path} is damaged, and nothing was changed: {verdict}")
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        _permit(part, original)
-        _name(part, target)
-    finally:
-        for left in (part, part.with_name(f"{part.name}-journal")):
-            left.unlink(missing_ok=True)
+        take_after(part.path, path.stat())
+        appear(part.path, target)
     return target
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
-
-
-def _free(path: Path, now: dt.datetime) -> Path:
-    wanted = f"{path.name}.backup-{now:%Y%m%dT%H%M%SZ}"
-    names = (f"{wanted}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1_000))))
-    return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-
-
-def _name(part: Path, target: Path) -> None:
-    try:
-        os.link(part, target)  # unlike a rename, this never takes the place of a file
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        part.rename(target)
-
-
-def _permit(part: Path, original: os.stat_result) -> None:
-    mode = stat.S_IMODE(original.st_mode) & 0o777
-    try:
-        os.chown(part, original.st_uid, original.st_gid)
-    except PermissionError:
-        if (part.stat().st_uid, part.stat().st_gid) != (original.st_uid, original.st_gid):
-            mode &= 0o700  # another owner's or group's permissions would mean other people
-    part.chmod(mode)
 
 
 def translated(error: sqlite3.Error, path: Path) -> TraderrrDataError:
@@ -225,6 +188,7 @@ def translated(error: sqlite3.Error, path: Path) -> TraderrrDataError:
     kind = dialects.by_name("sqlite").classify_error(error) or ConfigurationError
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     sentence = {
+        sqlite3.SQLITE_ERROR: "SQLite cannot work with it; nothing was changed",
         sqlite3.SQLITE_BUSY: "another process is using the file; nothing was changed",
         sqlite3.SQLITE_LOCKED: "another process is using the file; nothing was changed",
         sqlite3.SQLITE_FULL: "there is no room left on the disk; nothing was changed",

@@ -7,10 +7,9 @@ import datetime as dt
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from traderrr_data import schema
 from traderrr_data.adopt import changeover, refuse
@@ -28,6 +27,7 @@ from traderrr_data.adopt.file import (
 )
 from traderrr_data.adopt.forms import quoted
 from traderrr_data.adopt.head import Head
+from traderrr_data.adopt.meter import LOOKING, TICK, WRITING, Meter, Step
 from traderrr_data.adopt.rebuild import CREATE_REJECTS, create_absent, put_aside, rebuild
 from traderrr_data.adopt.recognise import TABLES, Source, objects_of, sources_of
 from traderrr_data.adopt.report import REJECTS, AdoptionReport, TableReport
@@ -36,14 +36,10 @@ from traderrr_data.adopt.zones import MachineZone, Zone
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError, TransactionConflictError
 from traderrr_data.models.base import VERSION_TABLE
 
-Step: TypeAlias = Callable[[str, float], None]
-"""Takes what is being done, and which part of the work is behind it."""
-
 LOCK_TIMEOUT = 30.0
 LEGACY_INDEX = "idx_daily_data_ticker_date"
 """The old code makes it at every start; the primary key serves the same queries."""
 _ATTEMPTS = 5
-_TICK = 100_000  # of SQLite's own steps, between looks at whether the work has been cancelled
 
 
 class CancelledWorkError(Exception):
@@ -77,6 +73,10 @@ class Work:
     step: Step = lambda _name, _done: None
     _stopped: bool = field(default=False, init=False)
     _done: bool = field(default=False, init=False)
+    _meter: Meter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._meter = Meter(self.step)
 
     def stop(self) -> None:
         """Let the work end at once, with nothing changed; for another thread."""
@@ -112,7 +112,7 @@ class Work:
 
     def _look(self, path: Path, report: AdoptionReport, now: dt.datetime) -> None:
         """Find out, without a trace, what is in the file."""
-        self.step("looking", 0.0)
+        self._meter.begin("looking", 0.0)
         if not self.dry_run:
             try:
                 with reading(path) as connection:
@@ -121,6 +121,8 @@ class Work:
                 if not is_half_done(error):
                     raise
                 recover(path)
+        # Not later: a file that is closed takes with it every lock that this process has on it.
+        report.journal_mode = journal_mode_of(path)
         with reading(path) as connection:
             self._watch(connection)
             connection.execute("BEGIN")
@@ -129,8 +131,8 @@ class Work:
             if not self.dry_run or report.refusals:
                 return
             choices = self._choices(now)
-            for number, source in enumerate(self._to_rebuild(sources)):
-                self.step(f"looking at {source.name}", number / len(TABLES))
+            for source, behind, share, rows in self._in_parts(sources, report):
+                self._meter.begin(f"looking at {source.name}", behind, share, instructions=LOOKING * rows)
                 replace_report(report, examine(connection, source, choices).report)
 
     def _survey(self, connection: sqlite3.Connection, report: AdoptionReport) -> dict[str, Source]:
@@ -145,7 +147,6 @@ class Work:
         sources, refusals = sources_of(connection)
         refusals += refuse.taken_names(things, self.head)
         report.refusals = refusals
-        report.journal_mode = journal_mode_of(report.path)
         to_rebuild = {source.table.name for source in self._to_rebuild(sources)}
         report.tables = []
         for name in TABLES:
@@ -170,6 +171,17 @@ class Work:
             if not source.is_ours or (self.finish and not self.head.is_strict(name, source.sql))
         ]
 
+    def _in_parts(
+        self, sources: dict[str, Source], report: AdoptionReport
+    ) -> Iterator[tuple[Source, float, float, int]]:
+        """Yield the tables that are made anew, with which part of them is behind, which part each is, and its rows."""
+        rows = {table.name: table.rows + 1 for table in report.tables if table.rebuilt}
+        behind, total = 0, sum(rows.values())
+        for source in self._to_rebuild(sources):
+            mine = rows[source.table.name]
+            yield source, behind / total, mine / total, mine
+            behind += mine
+
     def _is_done(self, connection: sqlite3.Connection, report: AdoptionReport) -> bool:
         """Tell whether the tables are as they have to be."""
         as_wanted = all(table.shape == "ours" and not table.rebuilt for table in report.tables)
@@ -182,7 +194,12 @@ class Work:
         return Choices(self.timezone, local, self.timeframe, self.user, stored, self.check)
 
     def _watch(self, connection: sqlite3.Connection) -> None:
-        connection.set_progress_handler(lambda: self._stopped, _TICK)
+        connection.set_progress_handler(self._tick, TICK)
+
+    def _tick(self) -> bool:
+        """Look up from a long statement: say how far it is, and whether it should end."""
+        self._meter.tick()
+        return self._stopped
 
     def _change(self, path: Path, report: AdoptionReport, now: dt.datetime) -> None:
         """Do what is to be done, if anything is."""
@@ -192,7 +209,7 @@ class Work:
         with writing(path, self.lock_timeout) as connection:
             self._watch(connection)
             if not self._done:
-                self._lock_and_copy(connection, path, report, now)
+                self._lock_and_copy(connection, path, report)
                 if report.refusals or self._done:
                     return
                 self._adopt_or_undo(connection, report, now)
@@ -201,24 +218,22 @@ class Work:
                 start_log(connection, self.lock_timeout)
                 report.journal_mode = "wal"
         report.adopted_at, report.finished = now, self.finish
-        self.step("done", 1.0)
+        self._meter.begin("done", 1.0)
 
-    def _lock_and_copy(
-        self, connection: sqlite3.Connection, path: Path, report: AdoptionReport, now: dt.datetime
-    ) -> None:
+    def _lock_and_copy(self, connection: sqlite3.Connection, path: Path, report: AdoptionReport) -> None:
         """Copy the file and take it for ourselves, with nobody's change in between."""
         for _ in range(_ATTEMPTS):
-            self.step("waiting for the file", 0.02)
+            self._meter.begin("waiting for the file", 0.02)
             connection.execute("BEGIN IMMEDIATE")  # others may read, and none may write
             self._survey(connection, report)
             self._done = self._is_done(connection, report)  # another process may have done it while this one waited
             if report.refusals or self._done:
                 return
-            self.step("copying the file", 0.05)
-            copy = back_up(path, now, self._copied)
+            self._meter.begin("copying the file", 0.05)
+            copy = back_up(path, self._copied)
             version = connection.execute("PRAGMA data_version").fetchone()
             connection.execute("ROLLBACK")
-            self.step("waiting for the file", 0.2)
+            self._meter.begin("waiting for the file", 0.2)
             try:
                 connection.execute("BEGIN EXCLUSIVE")
             except sqlite3.Error:
@@ -233,12 +248,12 @@ class Work:
 
     def _copied(self, part: float) -> None:
         self.check()
-        self.step("copying the file", 0.05 + 0.15 * part)
+        self._meter.begin("copying the file", 0.05 + 0.15 * part)
 
     def _adopt_or_undo(self, connection: sqlite3.Connection, report: AdoptionReport, now: dt.datetime) -> None:
         try:
             self._adopt(connection, report, now)
-            self.step("committing", 0.98)
+            self._meter.begin("committing", 0.98)
             self.check()
             connection.set_progress_handler(None, 0)
             connection.execute("COMMIT")
@@ -256,28 +271,24 @@ class Work:
         choices, strict = self._choices(now), self.finish
         before = Before.of(connection)
         sources, _ = sources_of(connection)
-        self.step("making tables", 0.25)
+        self._meter.begin("making tables", 0.25)
         present = {thing.name.lower() for thing in objects_of(connection)}
         if REJECTS not in present:
             connection.execute(CREATE_REJECTS)
         changeover.remove(connection)
-        to_rebuild = self._to_rebuild(sources)
         create_absent(connection, self.head, [n for n in self.head.tables if n not in present], strict=strict)
-        weights = [table.rows + 1 for table in report.tables if table.rebuilt]
-        done = 0
-        for source in to_rebuild:
+        for source, behind, share, rows in self._in_parts(sources, report):
             self.check()
-            part = 0.25 + 0.7 * done / sum(weights)
-            self.step(f"looking at {source.name}", part)
+            begin, half = 0.25 + 0.7 * behind, 0.35 * share
+            self._meter.begin(f"looking at {source.name}", begin, half, instructions=LOOKING * rows)
             old = put_aside(connection, source)
             examined = examine(connection, old.source, choices)
-            self.step(f"writing {source.table.name}", part)
+            self._meter.begin(f"writing {source.table.name}", begin + half, half, instructions=WRITING * rows)
             report.notes += rebuild(connection, old, examined, self.head, choices.now, strict=strict)
             forget(connection, examined)
             replace_report(report, examined.report)
-            done += examined.report.rows + 1
         self._stamp(connection)
-        self.step("checking", 0.95)
+        self._meter.begin("checking", 0.95)
         if strict:
             connection.execute(f"DROP INDEX IF EXISTS {LEGACY_INDEX}")
         else:

@@ -44,7 +44,10 @@ def copy(
 
     def run() -> CopyResult:
         with output.progress("copying") as moved:
-            progress = None if moved is None else partial(_move, moved)
+            progress = None
+            if moved is not None:
+                moved(None, "looking at both ends")
+                progress = partial(_move, moved)
             return invocation.wait(
                 lambda: transfer.copy(source, target, merge=merge, round_noise=round_noise, progress=progress)
             )
@@ -58,7 +61,8 @@ def copy(
 
 
 def _move(moved: output.Moved, at: CopyProgress) -> None:
-    moved(at.total_rows / at.of_total_rows if at.of_total_rows else None, f"{at.phase} {at.table}, {at.rows:,} rows")
+    rows = f"{at.rows:,} of {at.of_rows:,} rows"
+    moved(at.total_rows / at.of_total_rows if at.of_total_rows else None, f"{at.phase} {at.table}, {rows}")
 
 
 def _show_refused(invocation: Invocation, error: CopyRefusedError) -> None:

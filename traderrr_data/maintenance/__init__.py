@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from traderrr_data import schema
+from traderrr_data import files, schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError
 from traderrr_data.maintenance import names, server, sqlite, vacuuming
@@ -107,7 +107,7 @@ async def backup(
 def _remove_surplus(newest: Path, name: str, keep: int, is_ours: Callable[[Path], bool]) -> tuple[Path, ...]:
     gone = names.surplus(newest, name, keep, is_ours)
     for path in gone:
-        names.remove(path)
+        files.remove(path)
     return tuple(gone)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from traderrr_data import schema
+from traderrr_data import files, schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError
-from traderrr_data.maintenance import copies, names
+from traderrr_data.maintenance import copies
 from traderrr_data.maintenance.copies import is_copy as is_ours
 from traderrr_data.maintenance.threads import Progress
 from traderrr_data.models import Base, Compatibility
@@ -25,13 +25,13 @@ def name_and_home(db: DatabaseManager) -> tuple[str, Path]:
 
 async def write_backup(db: DatabaseManager, target: Path, progress: Progress | None) -> int:
     """Copy the database into a folder that appears when it is complete; return its bytes."""
-    with names.growing(target, is_folder=True) as new:
+    with files.growing(target, is_folder=True) as new:
         await copies.copy(db.settings, new.path, progress)
         return await asyncio.to_thread(_appear, new.path, target)
 
 
 def _appear(part: Path, target: Path) -> int:
-    names.appear(part, target)
+    files.appear(part, target)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
@@ -55,7 +55,7 @@ async def restore(db: DatabaseManager, source: Path, progress: Progress | None) 
         if begun is not None and begun != identity:
             raise SchemaMismatchError(f"a copy of {begun} into this database is not complete: finish it first")
         if rows and begun is None:
-            replaced = Path.cwd() / names.named(str(db.engine.url.database), "replaced")
+            replaced = Path.cwd() / files.named(str(db.engine.url.database), "replaced")
             await write_backup(db, replaced, None)
             await _remove_all_rows(db)
         if begun is None and revision != found.head:

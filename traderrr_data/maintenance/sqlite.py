@@ -8,10 +8,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from traderrr_data import schema
+from traderrr_data import files, schema
 from traderrr_data.db import DatabaseManager
 from traderrr_data.errors import ConfigurationError, SchemaMismatchError
-from traderrr_data.maintenance import copies, names, sqlite_file
+from traderrr_data.maintenance import copies, sqlite_file
 from traderrr_data.maintenance.sqlite_file import is_ours
 from traderrr_data.maintenance.threads import Progress, Watch, in_thread
 from traderrr_data.settings import Settings
@@ -35,10 +35,10 @@ async def write_backup(db: DatabaseManager, target: Path, progress: Progress | N
         raise SchemaMismatchError(schema.describe(found))
 
     def write(watch: Watch) -> int:
-        with names.growing(target) as new:
+        with files.growing(target) as new:
             sqlite_file.copy(source, new.path, watch)
-            names.take_after(new.path, source.stat())
-            names.appear(new.path, target)
+            files.take_after(new.path, source.stat())
+            files.appear(new.path, target)
             return target.stat().st_size
 
     return await in_thread(write, progress)
@@ -50,9 +50,9 @@ async def restore(db: DatabaseManager, source: Path, progress: Progress | None) 
     if await asyncio.to_thread(lambda: target.exists() and source.samefile(target)):
         raise ConfigurationError(f"{source} is the database itself, not a backup of it")
     await db.close()
-    kept = target.with_name(names.named(target.name, "replaced"))
+    kept = target.with_name(files.named(target.name, "replaced"))
     journal_mode = db.settings.db_sqlite_journal
-    with names.growing(target.with_name(names.named(target.name, "restored"))) as new:
+    with files.growing(target.with_name(files.named(target.name, "restored"))) as new:
         if await asyncio.to_thread(source.is_dir):
             await copies.copy(source, _settings(db, new.path), progress)
         else:
@@ -68,7 +68,7 @@ async def restore(db: DatabaseManager, source: Path, progress: Progress | None) 
 
 def _take_over(source: Path, new: Path, watch: Watch) -> None:
     sqlite_file.copy(source, new, watch)
-    names.take_after(new, source.stat())
+    files.take_after(new, source.stat())
 
 
 async def _status(db: DatabaseManager, path: Path) -> schema.Status:

@@ -14,8 +14,7 @@ import sqlalchemy as sa
 
 from traderrr_data import dialects
 from traderrr_data.errors import ConfigurationError, TransactionConflictError
-from traderrr_data.files import store
-from traderrr_data.maintenance.names import Growing, copy_open_file, growing, take_after
+from traderrr_data.files import Growing, growing, store, take_after
 from traderrr_data.maintenance.threads import Watch
 from traderrr_data.models.base import VERSION_TABLE
 
@@ -139,9 +138,20 @@ def replace(target: Path, new: Growing, kept: Path, *, journal_mode: str, watch:
 
 def _keep(old: FileIO, kept: Path, watch: Watch) -> None:
     with growing(kept) as copied:
-        copy_open_file(old, copied.path, watch.refuse_to_go_on)
+        _copy_open_file(old, copied.path, watch)
         copied.path.rename(kept)
     store(kept.parent)
+
+
+def _copy_open_file(source: FileIO, target: Path, watch: Watch) -> None:
+    """Copy a file that stays open: closing any descriptor of it would drop the locks that this process has on it."""
+    source.seek(0)
+    with target.open("wb") as out:
+        while chunk := source.read(1 << 22):
+            watch.refuse_to_go_on()
+            out.write(chunk)
+    take_after(target, os.fstat(source.fileno()))
+    store(target)
 
 
 def _put_logs_aside(target: Path, kept: Path) -> None:

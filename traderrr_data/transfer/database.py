@@ -135,6 +135,7 @@ class DatabaseSource:
     ) -> None:
         self._connection, self._batch_rows = connection, batch_rows
         self.name, self.identity, self.place = db.database_url, _identity(db), place
+        self.origin: sa.URL | Path = db.engine.url
         self.engine = " ".join([db.dialect.name, *map(str, (connection.dialect.server_version_info or ())[:3])])
         self.revision, self.snapshot_at, self.not_copied = schema.head(), snapshot_at, not_copied
 

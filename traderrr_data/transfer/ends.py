@@ -27,6 +27,7 @@ class Source(Protocol):
         name: what it is called, without its secrets.
         identity: tells it from all other sources, also in a later run.
         place: tells it from the target, however either is spelled.
+        origin: the database, or a file of the copy: who may not read it may not read what is made of it.
         engine: the kind of database, or of files.
         revision: the schema's.
         snapshot_at: its moment.
@@ -36,6 +37,7 @@ class Source(Protocol):
     name: str
     identity: str
     place: str
+    origin: sa.URL | Path
     engine: str
     revision: str
     snapshot_at: dt.datetime

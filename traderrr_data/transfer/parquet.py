@@ -14,16 +14,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
 from traderrr_data import schema
 from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError, TransactionConflictError
-from traderrr_data.files import store
+from traderrr_data.files import create, create_folder, store
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout, key_of, layouts
@@ -102,6 +103,7 @@ class ParquetSource:
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any], batch_rows: int) -> None:
         self._directory, self._manifest, self._batch_rows = directory, manifest, batch_rows
+        self.origin: sa.URL | Path = directory.absolute() / MANIFEST
         self.name, self.identity, self.place = str(directory), _place(directory), _place(directory)
         self.engine: str = manifest["engine"]
         self.revision: str = manifest["revision"]
@@ -169,6 +171,7 @@ class ParquetTarget:
         self._directory = directory
         self._new = not directory.exists()
         self._run = secrets.token_hex(16)
+        self._origin: sa.URL | Path = Path()
         self.name, self.place = str(directory), _place(directory)
 
     async def prepare(self, _source: Source) -> None:
@@ -204,11 +207,13 @@ class ParquetTarget:
         await asyncio.to_thread(self._begin, source)
 
     def _begin(self, source: Source) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        _write_whole(self._directory / UNFINISHED, {"source": source.identity, "run": self._run})
+        self._origin = source.origin
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        create_folder(self._directory, self._origin)
+        self._write_whole(UNFINISHED, {"source": source.identity, "run": self._run})
         (self._directory / MANIFEST).unlink(missing_ok=True)
         for layout in source.layouts():
-            (self._directory / layout.name).mkdir(exist_ok=True)
+            create_folder(self._directory / layout.name, self._origin)
 
     async def count(self, layout: Layout) -> int:
         """Return the number of a table's rows."""
@@ -220,8 +225,26 @@ class ParquetTarget:
         if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
         await asyncio.to_thread(self._refuse_another_run)
-        await asyncio.to_thread(_write_part, self._path(layout, number), page.batch)
+        await asyncio.to_thread(self._write_part, self._path(layout, number), page.batch)
         return True
+
+    def _write_part(self, path: Path, batch: pa.RecordBatch) -> None:
+        with self._whole(path) as file:
+            pq.write_table(pa.Table.from_batches([batch]), file, compression="zstd")
+
+    def _write_whole(self, name: str, document: Mapping[str, Any]) -> None:
+        with self._whole(self._directory / name) as file:
+            file.write(json.dumps(document, indent=2).encode())
+        store(self._directory)
+
+    @contextlib.contextmanager
+    def _whole(self, path: Path) -> Iterator[IO[bytes]]:
+        unfinished = path.with_name(f".{path.name}.new")
+        with os.fdopen(create(unfinished, self._origin), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
 
     def _refuse_another_run(self) -> None:
         try:
@@ -246,7 +269,7 @@ class ParquetTarget:
         """Remove a table's rows."""
         folder = self._directory / layout.name
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        await asyncio.to_thread(folder.mkdir)
+        await asyncio.to_thread(create_folder, folder, self._origin)
 
     async def finish(self, source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
         """Remove what no page has written, write the manifest, and take the mark away."""
@@ -273,7 +296,7 @@ class ParquetTarget:
             "not_copied": source.not_copied,
             "tables": described,
         }
-        _write_whole(self._directory / MANIFEST, manifest)
+        self._write_whole(MANIFEST, manifest)
         (self._directory / UNFINISHED).unlink()
         store(self._directory)
 
@@ -311,22 +334,3 @@ def _rows_of(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError):
         return 0
-
-
-def _write_part(path: Path, batch: pa.RecordBatch) -> None:
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("wb") as file:
-        pq.write_table(pa.Table.from_batches([batch]), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
-def _write_whole(path: Path, document: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    store(path.parent)
