@@ -26,6 +26,14 @@ CREATE VIEW closes AS SELECT ticker, date, close FROM daily_data;
 CREATE VIEW broken AS SELECT * FROM absent;
 CREATE TRIGGER on_signal AFTER INSERT ON signal_history BEGIN
   INSERT INTO audit (what) VALUES ('signal ' || NEW.id); END;
+CREATE TRIGGER adoption_of_signals BEFORE DELETE ON signal_history BEGIN SELECT 1; END;
+CREATE VIEW signals AS SELECT id AS number, date FROM signal_history;
+CREATE TRIGGER instead INSTEAD OF DELETE ON signals BEGIN DELETE FROM signal_history WHERE id = OLD.number; END;
+CREATE TABLE pairs (a PRIMARY KEY, twice AS (a * 2) STORED, thrice AS (a * 3)) WITHOUT ROWID;
+INSERT INTO pairs (a) VALUES (1);
+CREATE VIRTUAL TABLE found USING fts5 (description, content = 'system_events', content_rowid = 'id');
+CREATE TRIGGER on_event AFTER INSERT ON system_events BEGIN
+  INSERT INTO found (rowid, description) VALUES (NEW.id, NEW.description); END;
 CREATE TRIGGER on_note AFTER INSERT ON notes BEGIN
   UPDATE metadata SET industry = NEW.body WHERE ticker = NEW.ticker; END;
 PRAGMA user_version = 7;
@@ -102,6 +110,19 @@ async def test_what_would_make_every_write_fail_is_refused(statement: str, compl
     assert catalog(path) == before
 
 
+async def test_a_unique_index_that_no_longer_holds_is_named(tmp_path: Path) -> None:
+    rows: dict[str, Any] = dict(legacy_files.ROWS)
+    rows["portfolio_performance"] = [{"date": "2025-01-02"}, {"date": "2025-01-02 00:00:00"}]
+    path = legacy_files.make(tmp_path / "old.db", "A", rows)
+    with legacy_files.opened(path) as connection:
+        connection.execute("CREATE UNIQUE INDEX one_a_day ON portfolio_performance (date)")
+    before = catalog(path)
+    with pytest.raises(SchemaMismatchError, match=r"the unique index one_a_day tells apart .* nothing was changed"):
+        await adopt(path)
+    assert catalog(path) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 async def test_ids_and_where_they_go_on_are_kept(tmp_path: Path) -> None:
     path = legacy_files.make(tmp_path / "old.db", "A")
     with legacy_files.opened(path) as connection:
@@ -128,6 +149,32 @@ async def test_columns_that_ours_do_not_have_are_kept_beside(tmp_path: Path) -> 
     with legacy_files.opened(path) as connection:
         kept = connection.execute("SELECT * FROM adoption_columns_of_daily_data ORDER BY date").fetchall()
     assert kept == [("BRK.B", "", day, 270.3699951171875 * 2) for day in ("2025-01-02", "2025-01-03", "2025-01-06")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["r", "why", "c", "s", "n", "key", "original_ticker", "select", 'we"ird', "a]b", "ü", "", " "],
+        [f"indicator {number}" for number in range(1_500)],
+    ],
+    ids=["odd", "many"],
+)
+async def test_columns_of_any_name_and_number_are_kept(names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    columns = ["ticker", "date", "open", "high", "low", "close", "volume", *names]
+    quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+    extras = [f"value {number}" for number in range(len(names))]
+    rows = [["AAPL", day, 1, 1, 1, price, 1, *extras] for day, price in (("2025-01-02", 1), ("20250103", 1), ("x", 1))]
+    with legacy_files.opened(path) as connection:
+        connection.execute(f"CREATE TABLE daily_data ({quoted})")
+        connection.executemany(f"INSERT INTO daily_data VALUES ({', '.join('?' * len(columns))})", rows)
+    report = await adopt(path)
+    assert report.tables[0].extra_columns == tuple(names)
+    with legacy_files.opened(path) as connection:
+        kept = connection.execute(f"SELECT * FROM {report.tables[0].extra_table} ORDER BY date").fetchall()
+        (rejected,) = connection.execute("SELECT original_values FROM adoption_rejects").fetchone()
+    assert kept == [("AAPL", "", day, *extras) for day in ("2025-01-02", "2025-01-03")]
+    assert list(json.loads(rejected).values()) == rows[2]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +21,9 @@ from traderrr_data.adopt.report import DUPLICATE, TableReport
 from traderrr_data.adopt.zones import Zone
 from traderrr_data.models.types import ExactDecimal, SessionDate, UtcDateTime
 
-_BATCH = 5_000
+_ROWS_A_BATCH = 5_000
+_LENGTH_OF_A_BATCH = 8 << 20  # characters and bytes: one row may hold a whole document
+_ARGUMENTS = 100
 _STAMPS = ("created_at", "updated_at")
 
 
@@ -82,20 +83,26 @@ class Examined:
     def extra_query(self, key: Sequence[str]) -> str:
         """Return a query for the rows' keys and what they have in columns that are not ours, where they have any."""
         extras = [quoted(name) for name in self.source.extras]
-        some = f"coalesce({', '.join([*extras, 'NULL'])}) IS NOT NULL"
         found = [f"{self.key_values[name]} AS {quoted(name)}" for name in key]
         usual = (
             f"SELECT {', '.join([*found, *extras])} FROM {self.usual} {'AND' if ' WHERE ' in self.usual else 'WHERE'}"
         )
-        query = f"{usual} {some}"
+        query = f"{usual} {_any_of(extras)}"
         if not self.converted:
             return query
-        theirs = [f"c.{quoted(name)}" for name in key] + [f"s.{name}" for name in extras]
+        theirs = [f"s.{name}" for name in extras]
         return (
-            f"{query} UNION ALL SELECT {', '.join(theirs)} FROM {self.converted} AS c"
-            f" JOIN {quoted(self.source.name)} AS s ON s.{self.source.rowid} = c.r"
-            f" WHERE c.r NOT IN (SELECT r FROM {self.aside}) AND {some}"
+            f"{query} UNION ALL SELECT {', '.join([*(f'c.{quoted(name)}' for name in key), *theirs])}"
+            f" FROM {self.converted} AS c JOIN {quoted(self.source.name)} AS s ON s.{self.source.rowid} = c.r"
+            f" WHERE c.r NOT IN (SELECT r FROM {self.aside}) AND {_any_of(theirs)}"
         )
+
+
+def _any_of(columns: Sequence[str]) -> str:
+    """Return a condition that holds where one of the columns has a value; SQLite's functions take few arguments."""
+    parts = [columns[start : start + _ARGUMENTS] for start in range(0, len(columns), _ARGUMENTS)]
+    firsts = [f"coalesce({', '.join([*part, 'NULL'])})" for part in parts]
+    return f"coalesce({', '.join([*firsts, 'NULL'])}) IS NOT NULL"
 
 
 def examine(connection: sqlite3.Connection, found: Source, choices: Choices) -> Examined:
@@ -222,7 +229,7 @@ class _Examination:
         )
         marks = ",".join("?" * (len(self._columns) + 1))
         found = False
-        while rows := cursor.fetchmany(_BATCH):
+        for rows in in_batches(cursor):
             self._choices.check()
             found = True
             converted, aside = [], []
@@ -336,4 +343,18 @@ def reject_rows(examined: Examined, connection: sqlite3.Connection, source: Sour
         f"SELECT a.why, {wanted} FROM {examined.aside} AS a JOIN {quoted(source.name)} AS s ON s.{source.rowid} = a.r"
         " ORDER BY a.r"
     )
-    yield from iter(partial(cursor.fetchmany, _BATCH), [])
+    yield from in_batches(cursor)
+
+
+def in_batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield rows by the thousand, and fewer where they are long."""
+    batch: list[tuple[Any, ...]] = []
+    length = 0
+    for row in rows:
+        batch.append(row)
+        length += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
+        if len(batch) == _ROWS_A_BATCH or length > _LENGTH_OF_A_BATCH:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch

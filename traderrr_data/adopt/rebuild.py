@@ -15,7 +15,7 @@ from traderrr_data.adopt.head import Head
 from traderrr_data.adopt.recognise import Object, Source, key_of, objects_of
 from traderrr_data.adopt.report import REJECTS
 from traderrr_data.adopt.values import Undecodable
-from traderrr_data.errors import ConstraintViolationError
+from traderrr_data.errors import ConstraintViolationError, SchemaMismatchError
 
 CREATE_REJECTS = (
     f"CREATE TABLE {REJECTS} (id INTEGER PRIMARY KEY AUTOINCREMENT, table_name TEXT NOT NULL,"
@@ -156,7 +156,11 @@ def _raise_sequence(connection: sqlite3.Connection, name: str, least: int) -> No
 
 
 def _give_back(connection: sqlite3.Connection, head: Head, name: str, mine: Sequence[Object]) -> list[str]:
-    """Make our indexes, and those and the triggers that others had on the table, by their own statements."""
+    """Make our indexes, and those and the triggers that others had on the table, by their own statements.
+
+    Raises:
+        SchemaMismatchError: a unique index does not hold any more; roll back.
+    """
     notes = []
     for table, sql in head.indexes.values():
         if table == name:
@@ -164,10 +168,13 @@ def _give_back(connection: sqlite3.Connection, head: Head, name: str, mine: Sequ
     for thing in mine:
         if thing.kind == "index" and thing.name in head.indexes:
             continue
-        if thing.kind == "trigger" and thing.name.startswith("adoption_"):
-            continue
         try:
             connection.execute(thing.sql)
+        except sqlite3.IntegrityError as error:
+            raise SchemaMismatchError(
+                f"rows of {name} that the unique index {thing.name} tells apart are alike once they are in form"
+                f" ({error}): drop it and adopt again; nothing was changed"
+            ) from error
         except sqlite3.OperationalError as error:
-            notes.append(f"the {thing.kind} {thing.name} on {name} is gone, since its columns are: {error}")
+            notes.append(f"the {thing.kind} {thing.name} on {name} is gone, since it cannot be made again: {error}")
     return notes
