@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from traderrr_data.transfer.database import OWN_ROWS, DatabaseTarget
 from traderrr_data.transfer.digest import Digest, digest_of, row_hashes, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout
-from traderrr_data.transfer.reading import Page, pages
+from traderrr_data.transfer.reading import EVERYTHING, Page, Span, pages
 from traderrr_data.transfer.result import Ledger, Phase, TableCopy
 
 Hash: TypeAlias = tuple[int, int]
@@ -230,11 +230,22 @@ def _taken(known: Counter[Hash], hashes: Sequence[Hash]) -> Iterator[bool]:
         yield known[row] >= 0
 
 
+def _rows(
+    connection: AsyncConnection,
+    table: Identified,
+    *,
+    within: Span = EVERYTHING,
+    where: Sequence[sa.ColumnElement[bool]] = (),
+) -> AsyncGenerator[Page, None]:
+    """Yield rows of the target as this layer reads them: a legacy file has noise, and infinities, which are NULL."""
+    return pages(connection, table.layout, Ledger(rounds=True), within=within, where=where)
+
+
 async def _stored(connection: AsyncConnection, table: Identified, page: Page, keyed: pa.Table) -> dict[Hash, Hash]:
     """Return what the target holds under the natural keys of a page, by the keys."""
     found: dict[Hash, Hash] = {}
     if table.id_name is None:
-        async with contextlib.aclosing(pages(connection, table.layout, within=page.span)) as stored:
+        async with contextlib.aclosing(_rows(connection, table, within=page.span)) as stored:
             async for theirs in stored:
                 found |= await asyncio.to_thread(_by_key, table, theirs.batch)
         return found
@@ -242,7 +253,7 @@ async def _stored(connection: AsyncConnection, table: Identified, page: Page, ke
     for some in _chunks(values):
         columns = [table.layout.plain.c[name] for name in table.key]
         where = sa.tuple_(*columns).in_(some)
-        async with contextlib.aclosing(pages(connection, table.layout, where=[where])) as stored:
+        async with contextlib.aclosing(_rows(connection, table, where=[where])) as stored:
             async for theirs in stored:
                 found |= _by_key(table, theirs.batch)
     return found
@@ -257,7 +268,7 @@ async def _contents(connection: AsyncConnection, table: Identified) -> Counter[H
     known: Counter[Hash] = Counter()
     if table.id_name is None or (table.key and not any(table.layout.table.c[name].nullable for name in table.key)):
         return known
-    async with contextlib.aclosing(pages(connection, table.layout)) as stored:
+    async with contextlib.aclosing(_rows(connection, table)) as stored:
         async for theirs in stored:
             known.update(await asyncio.to_thread(_hashes, _parted(table, theirs.batch)[1], table.content))
     return known

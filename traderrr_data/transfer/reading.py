@@ -36,7 +36,7 @@ class Span(NamedTuple):
     until: Key | None = None
 
 
-_EVERYTHING = Span()
+EVERYTHING = Span()
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ async def pages(
     layout: Layout,
     ledger: Ledger | None = None,
     *,
-    within: Span = _EVERYTHING,
+    within: Span = EVERYTHING,
     where: Sequence[sa.ColumnElement[bool]] = (),
     most_rows: int = _ROWS_A_PAGE,
 ) -> AsyncGenerator[Page, None]:
