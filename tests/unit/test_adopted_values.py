@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from traderrr_data.adopt import values
 from traderrr_data.adopt.blobs import number_of_blob
+from traderrr_data.adopt.examine import in_batches
 from traderrr_data.models.types import ExactDecimal, LongText, Price, Quantity, Ticker
 
 BLOBS = st.one_of(
@@ -111,3 +112,11 @@ def test_text_is_kept_as_it_is_but_a_key_must_be_one() -> None:
             values.text(Ticker(), stored, noted.append)
     with pytest.raises(ValueError, match="UTF-8"):
         values.text(LongText(), b"\xff", noted.append)
+
+
+def test_rows_with_long_texts_are_in_memory_a_few_at_a_time() -> None:
+    long = [(number, "x" * 3_000_000, b"") for number in range(10)]
+    assert [len(batch) for batch in in_batches(long)] == [3, 3, 3, 1]
+    short = [(number, "x") for number in range(12_000)]
+    assert [len(batch) for batch in in_batches(short)] == [5_000, 5_000, 2_000]
+    assert [row for batch in in_batches(short) for row in batch] == short
