@@ -101,23 +101,28 @@ class Soak:
         await self._processes[worker].wait()
         await self._start(worker)
 
+    async def _kill_now_and_then(self) -> None:
+        if self._chance.random() < 0.5:
+            self.faults["worker killed during an outage"] += 1
+            await self._kill()
+
     async def _tell_to_end(self) -> None:
         worker = self._chance.choice(WORKERS)
         await self._end(worker)
         await self._start(worker)
 
     async def _lock(self) -> None:
-        """Hold the file's lock, for longer or shorter than the workers want to wait."""
+        """Hold the file's lock, for longer or shorter than the workers want to wait; one may die waiting."""
         with contextlib.closing(sqlite3.connect(make_url(self._url).database or "", timeout=PATIENCE)) as holder:
             holder.execute("BEGIN EXCLUSIVE")
             await asyncio.sleep(self._chance.random() * 5)
+            await self._kill_now_and_then()
 
     async def _kill_server(self, server: Server) -> None:
-        """Let the server be away for a moment; now and then a worker dies meanwhile, and its successor begins."""
+        """Let the server be away for a moment; a worker may die meanwhile, and its successor begin."""
         server.kill()
         await asyncio.sleep(self._chance.random())
-        if self._chance.random() < 0.3:
-            await self._kill()
+        await self._kill_now_and_then()
         server.start()  # not in a thread: the kernel would end the server together with that
 
     async def _kill_connections(self) -> None:
