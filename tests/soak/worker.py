@@ -125,6 +125,9 @@ class Worker:
             tell(unit.line("unknown" if unit.kind == "run" else "failed"))
         else:
             tell(unit.line("acknowledged"))
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise AssertionError(f"{unit} went on though its task was told to end")
 
     async def work(self) -> None:
         """Do one unit after the other; nobody who was killed is survived by his workers."""
