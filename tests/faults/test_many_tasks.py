@@ -241,6 +241,20 @@ def works(number: int) -> tuple[str, Work]:
     return ways[number % len(ways)]
 
 
+async def test_a_task_cancelled_at_any_turn_of_connecting_is_cancelled(db: DatabaseManager) -> None:
+    """One that goes on all the same would never end, where it works until it is cancelled."""
+    for _ in range(5):
+        for turns in range(40):
+            await db.close()
+            task = asyncio.create_task(db.ping())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            was_cancelled = task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() == was_cancelled
+    assert is_whole(db)
+
+
 async def by_cancel(work: Coroutine[Any, Any, None], delay: float) -> None:
     task = asyncio.create_task(work)
     await asyncio.sleep(delay)

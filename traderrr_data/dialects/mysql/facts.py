@@ -101,11 +101,15 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
 
 async def _connect(*, connect_timeout: float, **arguments: Any) -> Any:
-    """Connect in time: the driver's own time-out ends when the server has taken the call, before it has answered."""
+    """Connect in time.
+
+    The driver's own time-out ends when the server has taken the call, before it has answered; and on Python 3.11 it may
+    lose a cancellation that comes in that moment, after which the task goes on.
+    """
     from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
 
     async with asyncio.timeout(connect_timeout):
-        return await load.connect(connect_timeout=connect_timeout, **without_settings(arguments))
+        return await load.connect(**without_settings(arguments))
 
 
 async def _kill_query(engine: sa.Engine, options: EngineOptions, thread_id: int) -> None:

@@ -92,6 +92,7 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
         "isolation_level": None,
         "timeout": options.statement_timeout or _BUSY_TIMEOUT,
         "factory": _Connection,
+        "async_creator_fn": _connect,
     }
     return {**pool, "connect_args": arguments}
 
@@ -101,7 +102,6 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
     @event.listens_for(engine, "connect")
     def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        _stop_once(dbapi_connection.driver_connection)
         _fetch(dbapi_connection, "PRAGMA foreign_keys=ON")
         if _fetch(dbapi_connection, "PRAGMA page_count") == 0:  # a file that nobody has written yet
             _set_journal_mode(dbapi_connection, options.journal_mode)
@@ -113,14 +113,26 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
     event.listen(engine.pool, "invalidate", _free_the_lock)
 
 
-def _stop_once(driver: Any) -> None:
-    """Let whoever stops a connection's thread again wait for the first time: one that has ended answers nobody.
+async def _connect(*arguments: Any, **options: Any) -> Any:
+    """Return an open connection; if its task is cancelled meanwhile, its thread ends before.
 
-    SQLAlchemy does so with a task that is cancelled for the second time while it waits for a lock, and the end of the
-    event loop would wait for ever (aiosqlite 0.22, the first with `stop`).
+    Whoever stops the thread again waits for the first time: one that has ended answers nobody. SQLAlchemy does so with
+    a task that is cancelled for the second time while it waits for a lock, and the end of the event loop would wait for
+    ever.
     """
-    if hasattr(driver, "stop"):
-        driver.stop = functools.cache(driver.stop)
+    import aiosqlite  # noqa: PLC0415 - loaded only where it is the driver
+
+    driver = aiosqlite.connect(*arguments, **options)
+    driver._thread.daemon = True  # a program that never closes its manager ends all the same
+    driver.stop = functools.cache(driver.stop)  # type: ignore[method-assign]
+    try:
+        return await driver
+    except BaseException:
+        stopped = driver.stop()
+        while stopped is not None and not stopped.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([stopped])
+        raise
 
 
 def _watch_the_file(engine: sa.Engine, path: str) -> None:
