@@ -246,6 +246,17 @@ def test_a_record_that_no_writer_makes_is_refused_though_its_sum_is_right(path: 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_mark_that_does_not_count_the_rows_before_it_is_refused(path: Path, rows: int) -> None:
+    with opened(path) as spill:
+        first, second, _ = spill.append([row(1), row(2), row(3)], sync=False)
+        spill.mark_done(second if rows < 2 else first, rows)
+    content = path.read_bytes()
+    with pytest.raises(SpillError, match="damaged"):
+        opened(path)
+    assert path.read_bytes() == content
+
+
 def test_a_line_without_end_is_refused_before_it_is_read(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)  # with holes, which take no room: reading it would take all memory

@@ -179,11 +179,11 @@ class Spill:
             store(self.path.parent)
             self.done = self.end
             return
-        rows = 0
+        rows = first = 0
         for content, end in self._contents(0):
             if self.end == 0:
                 self._check_header(content, known_revisions)
-                self.done = end
+                self.done = first = end
             elif "row" in content:
                 rows += 1
             elif content["done"] <= self.end and content["rows"] <= rows:
@@ -193,11 +193,14 @@ class Spill:
             self.end = end
         if self.end == 0:
             raise SpillError(f"{self.path} is not a spill: name a file of the writer's own")
+        self.unwritten_rows = rows - self._rows_done
+        has_marks = (self.done, self._rows_done) != (first, 0)
+        if has_marks and sum("row" in content for content, _ in self._contents(self.done)) != self.unwritten_rows:
+            raise _damaged(self.path, self.done)
         if self.end < size:
             # Nobody was told that it is there: it ends before its line does.
             logger.warning("%s: dropped the torn last record of %d bytes", self.path, size - self.end)
             os.ftruncate(self._fd, self.end)
-        self.unwritten_rows = rows - self._rows_done
 
     def _check_header(self, content: dict[str, Any], known_revisions: Sequence[str]) -> None:
         if content.get("format") != _FORMAT:
