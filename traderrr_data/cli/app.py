@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import logging.config
 import os
@@ -86,8 +85,7 @@ class Invocation:
                     task.cancel()
 
             if threading.current_thread() is threading.main_thread():
-                with contextlib.suppress(NotImplementedError):  # Windows has no such signal
-                    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
             return await work()
 
         try:

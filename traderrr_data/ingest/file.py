@@ -28,6 +28,7 @@ from traderrr_data.ingest.own import OWN
 from traderrr_data.ingest.source import open_source
 from traderrr_data.ingest.yfinance import YFINANCE
 from traderrr_data.models.types import shown
+from traderrr_data.session import outlast_cancellation
 
 T = TypeVar("T")
 
@@ -192,7 +193,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])  # the file must not be closed while it is being read
+        await outlast_cancellation(task)  # the file must not be closed while it is being read
         raise
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -13,6 +12,7 @@ from traderrr_data.errors import InvalidRowError, TraderrrDataError
 from traderrr_data.ingest.writer.accepted import Acceptance, Accepted, Outcome
 from traderrr_data.ingest.writer.spill import Record, Spill
 from traderrr_data.ingest.writer.store import Fate
+from traderrr_data.session import outlast_cancellation
 
 T = TypeVar("T")
 
@@ -258,7 +258,5 @@ async def _to_its_end(function: Callable[..., T], *arguments: Any, **options: An
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
+        await outlast_cancellation(work)
         raise
