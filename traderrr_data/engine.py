@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -13,7 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, PoolResetState
 
 from traderrr_data import dialects
 from traderrr_data.dialects import Dialect, EngineOptions, Tls
@@ -32,6 +33,9 @@ _FAILED = "traderrr_data_failed"
 """Marks a connection whose transaction had a statement that failed, outside of any savepoint."""
 _COMMITTING = "traderrr_data_committing"
 """Marks a connection whose COMMIT has been sent."""
+_USED_AT = "traderrr_data_used_at"
+"""When a connection came back to the pool."""
+_TRUSTED = 0.5  # seconds; to ask a connection that has just worked would cost up to half the time of a short session
 
 
 def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
@@ -54,6 +58,7 @@ def create_engine(source: str | sa.URL | Settings | None = None) -> AsyncEngine:
         engine = create_async_engine(
             url,
             poolclass=_Pool,
+            pool_reset_on_return=None,  # `_install` does it, and only where there is something to roll back
             echo=settings.sql_echo,
             execution_options={
                 dialects.WITHOUT_REVISIONS: settings.tables_without_revisions,
@@ -137,6 +142,14 @@ class _Pool(AsyncAdaptedQueuePool):
                 f"no connection became free in {self.timeout():g} s (DB_POOL_SIZE, DB_MAX_OVERFLOW, DB_POOL_TIMEOUT)"
             ) from error
 
+    def _do_get(self) -> ConnectionPoolEntry:
+        entry = super()._do_get()
+        was_just_used = time.monotonic() - entry.info.get(_USED_AT, -_TRUSTED) < _TRUSTED
+        name = cast("sa.Dialect", self._dialect).name  # the engine gives its own
+        if was_just_used and dialects.by_name(name).is_at_rest(entry.driver_connection):
+            entry.fresh = True  # type: ignore[attr-defined] # the pool asks no connection that was just made, either
+        return entry
+
 
 def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> None:
     # Before the dialect's hooks: what fails in them must not be taken for the end of the transaction before.
@@ -177,6 +190,16 @@ def _install(engine: sa.Engine, dialect: Dialect, options: EngineOptions) -> Non
                 " session's block, or run what may fail inside of `session.begin_nested()`"
             )
         connection.info[_COMMITTING] = True
+
+    @event.listens_for(engine, "checkin")
+    def note_use(_dbapi_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "reset")
+    def roll_back(dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+        """Do as the pool does by itself, but without a journey for a transaction that has ended."""
+        if state.asyncio_safe and not state.transaction_was_reset and dialect.in_transaction(record.driver_connection):
+            dbapi_connection.rollback()
 
     @event.listens_for(engine, "do_connect")
     def connect(

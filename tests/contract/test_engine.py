@@ -268,6 +268,22 @@ async def test_a_connection_that_the_server_dropped_is_replaced_without_a_word(
     assert backend.run_sql(database_url, "SELECT ticker FROM metadata") == [("AAPL",)]
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_session_that_was_not_committed_leaves_nothing_on_its_connection(
+    backend: Backend, database_url: str, *, read_only: bool
+) -> None:
+    settings = Settings(database_url=database_url, db_pool_size=1, db_max_overflow=0)
+    async with DatabaseManager(settings) as db:
+        async with db.get_session(read_only=read_only) as session:
+            await session.execute(sa.select(Metadata))
+            if not read_only:
+                await session.execute(sa.insert(Metadata).values(ticker="LOST"))
+        await db.ping()  # on the same connection, without a commit of its own
+        backend.run_sql(database_url, "INSERT INTO metadata (ticker) VALUES ('LOST')")  # it would wait for a lock
+        async with db.session_context(read_only=True) as session:
+            assert await session.scalar(sa.select(sa.func.count()).select_from(Metadata)) == 1
+
+
 async def test_a_connection_lost_in_the_middle_is_unavailable_and_the_next_one_works(
     backend: Backend, database_url: str
 ) -> None:

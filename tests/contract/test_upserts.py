@@ -35,6 +35,7 @@ from traderrr_data import (
     ReplaceResult,
     SystemEvent,
     UpsertResult,
+    bulk,
     market_data,
     portfolio,
     system,
@@ -465,6 +466,18 @@ async def test_a_failed_upsert_undoes_itself_alone_and_the_transaction_goes_on(d
         assert [(row.ticker, row.rows) for row in await market_data.coverage(session)] == [("AAPL", 1), ("MSFT", 1)]
         [bar] = await market_data.list_daily(session, "AAPL")
         assert bar.close == 11
+
+
+@pytest.mark.parametrize("savepoint", [True, False])
+async def test_an_upsert_is_part_of_its_transaction_with_and_without_a_savepoint(
+    db: DatabaseManager, *, savepoint: bool
+) -> None:
+    with contextlib.suppress(ZeroDivisionError):
+        async with db.session_context() as session:
+            await bulk.upsert(session, DailyData, [daily()], key=DAILY_KEY, fixed={"series": ""}, savepoint=savepoint)
+            1 / 0  # noqa: B018 - an error of the caller's own
+    async with db.session_context(read_only=True) as session:
+        assert await count(session, DailyData) == 0
 
 
 async def test_a_rollback_leaves_nothing(db: DatabaseManager) -> None:

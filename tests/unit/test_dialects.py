@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from typing import Any
 
@@ -20,6 +21,7 @@ from traderrr_data import (
     dialects,
 )
 from traderrr_data.dialects import EngineOptions
+from traderrr_data.dialects.base import is_silent
 from traderrr_data.dialects.mysql import MYSQL
 from traderrr_data.dialects.postgresql import POSTGRESQL
 from traderrr_data.dialects.sqlite import SQLITE
@@ -197,3 +199,18 @@ async def test_making_engines_starts_no_task_and_opens_nothing() -> None:
     before = asyncio.all_tasks()
     create_engine("postgresql://u:p@127.0.0.1:1/n")
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("what_comes", [b"last words", b""])
+async def test_a_connection_is_silent_until_something_arrives_or_it_ends(what_comes: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    assert is_silent(transport)
+    theirs.sendall(what_comes)
+    theirs.close()
+    assert not is_silent(transport)  # before the event loop has read anything
+    await asyncio.sleep(0)
+    transport.close()
+    assert not is_silent(transport)
+    assert not is_silent(None)
+    await asyncio.sleep(0)

@@ -63,17 +63,13 @@ class Shape:
 
     def coerce(self, values: Mapping[str, Any]) -> Row:
         """Return values that hold for a whole call as they will be stored; InvalidRowError names the column."""
-        return {name: self.coerce_cell(name, value) for name, value in values.items()}
-
-    def coerce_cell(self, name: str, value: object, *, exact_decimals: bool = True) -> Any:
-        """Return one value as it will be stored; InvalidRowError if it cannot be, or not by doubles."""
-        try:
-            coerced = self.types[name].coerce(value)
-            if not exact_decimals:
-                self.types[name].to_double_storage(coerced)
-        except ValueError as error:
-            raise InvalidRowError(str(error), column=name) from error
-        return coerced
+        row: Row = {}
+        for name, value in values.items():
+            try:
+                row[name] = self.types[name].coerce(value)
+            except ValueError as error:
+                raise InvalidRowError(str(error), column=name) from error
+        return row
 
 
 @cache
@@ -181,9 +177,12 @@ def check(
             continue
         if earlier is None or not outranks(earlier, row):
             checked[key] = index, row
-    # One order for all writers: two that lock the same rows in different orders deadlock.
-    ordered = [found for _, found in sorted(checked.items(), key=lambda item: tuple(map(_sortable, item[0])))]
-    batch.rows, batch.positions = [row for _, row in ordered], [at for at, _ in ordered]
+    # One order for all writers: two that lock the same rows in different orders deadlock. Additions, whose key is their
+    # position, come before the others.
+    for key in sorted(checked, key=lambda key: (type(key[0]) is not int, key)):
+        at, row = checked[key]
+        batch.positions.append(at)
+        batch.rows.append(row)
     return batch
 
 
@@ -195,10 +194,6 @@ def outranks(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
         return ours > theirs
     then, now = stored.get("observed_at"), given.get("observed_at")
     return then is not None and now is not None and then > now
-
-
-def _sortable(part: Any) -> tuple[str, Any]:
-    return type(part).__name__, part
 
 
 def materialised(rows: Rows) -> Any:
@@ -231,19 +226,8 @@ def check_row(
     """
     values = _values_of(given, shape)
     for name, value in fixed.items():
-        if name not in values:
-            values[name] = value
-    row: Row = {}
-    for name, value in values.items():
-        if name not in shape.types:
-            known = "is set by the database" if name in _SET_BY_THE_DATABASE else "is no column of this table"
-            raise InvalidRowError(known, column=str(name))
-        if value is None:
-            if not shape.table.c[name].nullable:
-                raise InvalidRowError("must have a value", column=name)
-            row[name] = None
-            continue
-        row[name] = shape.coerce_cell(name, value, exact_decimals=exact_decimals)
+        values.setdefault(name, value)
+    row = _coerced(values, shape, exact_decimals=exact_decimals)
     for name in shape.required:
         if name not in row:
             raise InvalidRowError("is missing", column=name)
@@ -252,6 +236,29 @@ def check_row(
         raise InvalidRowError(f"{volume:f} is negative", column="volume")
     if not allow_inconsistent:
         _check_order(row)
+    return row
+
+
+def _coerced(values: Mapping[str, Any], shape: Shape, *, exact_decimals: bool) -> Row:
+    row: Row = {}
+    name = None
+    try:
+        for name, value in values.items():
+            if (kind := shape.types.get(name)) is None:
+                known = "is set by the database" if name in _SET_BY_THE_DATABASE else "is no column of this table"
+                raise InvalidRowError(known, column=str(name))
+            if value is not None:
+                row[name] = coerced = kind.coerce(value)
+                if not exact_decimals:
+                    kind.to_double_storage(coerced)
+            elif shape.table.c[name].nullable:
+                row[name] = None
+            else:
+                raise InvalidRowError("must have a value", column=name)
+    except InvalidRowError:
+        raise
+    except ValueError as error:
+        raise InvalidRowError(str(error), column=name) from error
     return row
 
 

@@ -93,6 +93,7 @@ async def upsert(
     allow_inconsistent: bool = False,
     verdicts: bool = False,
     is_checked: bool = False,
+    savepoint: bool = True,
 ) -> UpsertResult:
     """Insert rows or update those that are stored, in the caller's transaction.
 
@@ -108,10 +109,12 @@ async def upsert(
         allow_inconsistent: take bars whose prices are out of order.
         verdicts: tell of each row what became of it.
         is_checked: the rows are such as `check_row` has returned.
+        savepoint: what fails undoes itself alone; without one, which saves two journeys, the caller has to roll back.
 
     Raises:
         InvalidRowError: a row cannot be stored, and `on_invalid` is "raise".
         DuplicateRowError: a key is stored, and `on_conflict` does not allow it.
+        RowByRow: columns cannot bring it in, and there is no savepoint from which to go on row by row.
     """
     _check_word("on_conflict", on_conflict, ("update", "ignore", "error", "repeat"))
     _check_word("on_invalid", on_invalid, ("raise", "reject"))
@@ -127,7 +130,7 @@ async def upsert(
         as_columns = _takes_columns(session, on_conflict)
         batch = await _check(session, given, shape, as_columns=as_columns, is_checked=is_checked, **rules)
         connection = await _connection(session)
-        counts = await _merge(connection, shape, batch, on_conflict, wants_verdicts=verdicts)
+        counts = await _merge(connection, shape, batch, on_conflict, wants_verdicts=verdicts, savepoint=savepoint)
         return UpsertResult(
             **_account(counts, batch), verdicts=batch.verdicts(counts.verdicts or ()) if verdicts else None
         )
@@ -221,15 +224,24 @@ async def _merge(
     on_conflict: OnConflict | Literal["repeat"],
     *,
     wants_verdicts: bool,
+    savepoint: bool,
 ) -> Counts:
-    """Merge by the database's own way if it has one, else row by row; what fails undoes itself alone."""
+    """Merge by the database's own way if it has one, else row by row; with a `savepoint` a failure undoes itself alone.
+
+    Raises:
+        RowByRow: it must go row by row, and there is no savepoint to go back to.
+    """
+
+    def attempt() -> contextlib.AbstractAsyncContextManager[Any]:
+        return connection.begin_nested() if savepoint else contextlib.nullcontext()
+
     if batch.columns is not None and on_conflict != "error":
         kept_in = revisions.revisions_of(connection, shape.table)
         merge = Merge(shape.table, shape.key, batch.columns, on_conflict, kept_in, wants_verdicts)
-        with contextlib.suppress(RowByRow):
-            async with connection.begin_nested():
+        with contextlib.suppress(*[RowByRow] if savepoint else []):
+            async with attempt():
                 return await merge_columns(connection, merge)
-    async with connection.begin_nested():
+    async with attempt():
         rows = batch.rows if batch.columns is None else batch.columns.to_pylist()
         return await merge_rows(connection, shape, rows, on_conflict)
 

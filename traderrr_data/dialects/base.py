@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -120,6 +121,16 @@ def notice_a_dead_peer(transport: asyncio.BaseTransport | None) -> None:
         level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
         if (option := getattr(socket, name, None)) is not None:
             connection.setsockopt(level, option, value)
+
+
+def is_silent(transport: asyncio.BaseTransport | None) -> bool:
+    """Tell whether a connection is open and nothing has arrived on it, neither a server's last words nor its end."""
+    connection = transport.get_extra_info("socket") if transport is not None and not transport.is_closing() else None
+    if connection is None or connection.fileno() < 0:
+        return False
+    arrivals = select.poll()
+    arrivals.register(connection.fileno(), select.POLLIN)
+    return not arrivals.poll(0)
 
 
 def check_parameters(url: sa.URL, known: Collection[str]) -> None:
@@ -322,6 +333,8 @@ class Dialect:
         catalog_options: execution options of an engine that is asked for `catalogs`.
         size: the bytes that the database takes.
         is_closed: whether the driver has given up one of its connections.
+        is_at_rest: whether one of the driver's idle connections is open, and its server has said nothing on it.
+        in_transaction: whether one of the driver's connections may have a transaction that has not ended.
         ends_transaction: a driver's error after which the database may have rolled the whole transaction back, or ends
             the connection.
         match_keys: the condition that a row has one of these keys.
@@ -354,6 +367,8 @@ class Dialect:
     catalog_options: Mapping[str, Any]
     size: Callable[[sa.Connection], int]
     is_closed: Callable[[Any], bool]
+    is_at_rest: Callable[[Any], bool]
+    in_transaction: Callable[[Any], bool]
     ends_transaction: Callable[[BaseException], bool]
     match_keys: Callable[[Sequence[sa.ColumnElement[Any]], Sequence[Key]], sa.ColumnElement[bool]]
     each_value: Callable[[sa.Column[Any], Sequence[Any] | None], sa.Select[Any]]

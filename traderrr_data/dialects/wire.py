@@ -26,6 +26,8 @@ _YEAR_1 = int(np.datetime64("0001-01-01", "us").astype(np.int64))
 
 def nulls(column: pa.Array) -> Mask:
     """Return where a column is null."""
+    if not column.null_count:
+        return np.zeros(len(column), dtype=np.bool_)
     return np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
@@ -37,10 +39,13 @@ def whole_numbers(column: pa.Array) -> Whole:
     """
     words = np.frombuffer(column.buffers()[1], dtype=np.int64)
     words = words[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)
-    low, high, null = words[:, 0], words[:, 1], nulls(column)
-    if not ((high == low >> 63) | null).all():
+    low, high = words[:, 0], words[:, 1]
+    if column.null_count:
+        null = nulls(column)
+        low, high = np.where(null, 0, low), np.where(null, 0, high)
+    if not (high == low >> 63).all():
         raise OverflowError("a decimal does not fit 64 bits")
-    return np.where(null, 0, low)
+    return low
 
 
 def batch_of_text(text: bytes, schema: pa.Schema, rows: int, *, null: str, zoned: bool) -> pa.RecordBatch:

@@ -13,7 +13,14 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import READ_ONLY, EngineOptions, check_parameters, notice_a_dead_peer, without_settings
+from traderrr_data.dialects.base import (
+    READ_ONLY,
+    EngineOptions,
+    check_parameters,
+    is_silent,
+    notice_a_dead_peer,
+    without_settings,
+)
 from traderrr_data.errors import (
     ConfigurationError,
     ConstraintViolationError,
@@ -83,8 +90,7 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
     @event.listens_for(engine, "connect")
     def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        writer = getattr(getattr(dbapi_connection, "driver_connection", None), "_writer", None)
-        notice_a_dead_peer(getattr(writer, "transport", None))
+        notice_a_dead_peer(_transport_of(getattr(dbapi_connection, "driver_connection", None)))
 
     @event.listens_for(engine.pool, "invalidate")
     def stop_statement(
@@ -143,6 +149,21 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
 def is_closed(driver: Any) -> bool:
     """Tell whether aiomysql has lost a connection."""
     return bool(getattr(driver, "closed", False))
+
+
+def is_at_rest(driver: Any) -> bool:
+    """Tell whether nothing has come from the server since it was last asked; not known of other drivers."""
+    return is_silent(_transport_of(driver))
+
+
+def _transport_of(driver: Any) -> asyncio.WriteTransport | None:
+    return getattr(getattr(driver, "_writer", None), "transport", None)
+
+
+def in_transaction(driver: Any) -> bool:
+    """Tell what the server said with its last answer; other drivers than aiomysql may not know."""
+    status = getattr(driver, "get_transaction_status", None)
+    return status is None or bool(status())
 
 
 def ends_transaction(error: BaseException) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import Counts, Merge, RowByRow, Verdict, kept_columns
+from traderrr_data.dialects.base import Counts, Merge, OnConflict, RowByRow, Verdict, kept_columns
+from traderrr_data.dialects.postgresql.driver import driver_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,9 +41,7 @@ _KINDS = {
 
 async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     """Merge checked columns into their table."""
-    # Through SQLAlchemy, which begins the transaction only with its first statement.
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None  # noqa: S101 - for the type checker: the connection is open
+    driver = await driver_of(connection)
     if merge.columns.num_rows < _STAGED_FROM:
         return await _merge_small(driver, merge)
     if await _is_apart(driver, merge) and await _copy(driver, merge):
@@ -131,19 +132,56 @@ async def _merge_large(driver: Any, merge: Merge) -> Counts:
 
 async def _merge_small(driver: Any, merge: Merge) -> Counts:
     """Do all in one statement, which gets the rows as arrays: decimals as whole numbers of their last decimal."""
-    rows = _numbered(_whole(merge.columns))
-    arrays = ", ".join(f"${place}::{_kind(field)}[]" for place, field in enumerate(rows.schema, 1))
-    scales = {field.name: getattr(field.type, "scale", 0) for field in merge.columns.schema}
+    statement = _small_statement(
+        merge.table,
+        merge.key,
+        merge.columns.schema,
+        on_conflict=merge.on_conflict,
+        revisions=merge.revisions,
+        wants_verdicts=merge.wants_verdicts,
+    )
+    rows = [list(range(merge.columns.num_rows)), *map(_cells, merge.columns.columns)]
+    return await _settled(merge, lambda: driver.fetchrow(statement, *rows))
+
+
+@lru_cache(64)  # making it takes as long as the server takes for some rows
+def _small_statement(
+    table: sa.Table,
+    key: tuple[str, ...],
+    schema: pa.Schema,
+    *,
+    on_conflict: OnConflict,
+    revisions: sa.Table | None,
+    wants_verdicts: bool,
+) -> str:
+    merge = Merge(table, key, schema.empty_table(), on_conflict, revisions, wants_verdicts)
+    scales = {field.name: getattr(field.type, "scale", 0) for field in schema}
+    kinds = ["int4", *("int8" if scales[field.name] else _kind(field) for field in schema)]
+    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(kinds, 1))
     given = {name: f'(s."{name}" * 1e-{scale})' if scale else f's."{name}"' for name, scale in scales.items()}
     statements = _Statements(merge, "given", given)
     steps = [
-        f"given AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS u({_listed(rows.column_names)}))",
+        f"given AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS u({_listed(['n', *given])}))",
         f"found AS MATERIALIZED ({statements.find})",
         "absent AS MATERIALIZED (SELECT s.* FROM given s JOIN found USING (n) WHERE found.absent)",
         "present AS MATERIALIZED (SELECT s.* FROM given s JOIN found USING (n) WHERE NOT found.absent)",
     ]
-    statement, columns = statements.change(steps), [column.to_pylist() for column in rows.columns]
-    return await _settled(merge, lambda: driver.fetchrow(statement, *columns))
+    return statements.change(steps)
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column's values as Python's; decimals as whole numbers of their last one, which cost no encoding."""
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
+
+    if not pa.types.is_decimal(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return] # Arrow says nothing about its types
+    values = column.combine_chunks()
+    whole: list[Any] = whole_numbers(values).tolist()
+    if values.null_count:
+        whole = [None if empty else cell for empty, cell in zip(nulls(values), whole, strict=True)]
+    return whole
 
 
 async def _settled(merge: Merge, attempt: Callable[[], Awaitable[Mapping[str, Any]]]) -> Counts:
@@ -263,19 +301,6 @@ def _numbered(columns: pa.Table) -> pa.Table:
     import pyarrow as pa  # noqa: PLC0415 - as above
 
     return columns.add_column(0, "n", pa.array(np.arange(columns.num_rows, dtype=np.int32)))
-
-
-def _whole(columns: pa.Table) -> pa.Table:
-    """Return decimals as whole numbers of their last decimal, 8 bytes that cost no encoding."""
-    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
-
-    from traderrr_data.dialects.wire import nulls, whole_numbers  # noqa: PLC0415 - as above
-
-    def whole(column: pa.Array) -> pa.Array:
-        is_decimal = pa.types.is_decimal(column.type)
-        return pa.array(whole_numbers(column), pa.int64(), mask=nulls(column)) if is_decimal else column
-
-    return pa.table({name: whole(columns[name].combine_chunks()) for name in columns.column_names})
 
 
 def _kind(field: pa.Field) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from traderrr_data.dialects.base import EngineOptions, check_parameters, notice_a_dead_peer, without_settings
+from traderrr_data.dialects.base import EngineOptions, check_parameters, is_silent, notice_a_dead_peer, without_settings
 from traderrr_data.dialects.postgresql import pooling
 from traderrr_data.errors import (
     ConfigurationError,
@@ -107,7 +107,7 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
 
     @event.listens_for(engine, "connect")
     def connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        notice_a_dead_peer(getattr(getattr(dbapi_connection, "driver_connection", None), "_transport", None))
+        notice_a_dead_peer(_transport_of(getattr(dbapi_connection, "driver_connection", None)))
 
     @event.listens_for(engine.pool, "invalidate")
     def end_backend(
@@ -169,6 +169,20 @@ def classify_error(error: BaseException) -> type[TraderrrDataError] | None:
 def is_closed(driver: Any) -> bool:
     """Tell whether asyncpg has lost a connection; what it raises then has no SQLSTATE."""
     return hasattr(driver, "is_closed") and bool(driver.is_closed())
+
+
+def is_at_rest(driver: Any) -> bool:
+    """Tell whether nothing has come from the server since it was last asked; not known of other drivers."""
+    return is_silent(_transport_of(driver))
+
+
+def _transport_of(driver: Any) -> asyncio.BaseTransport | None:
+    return getattr(driver, "_transport", None)
+
+
+def in_transaction(_driver: object) -> bool:
+    """Tell that it may be; SQLAlchemy knows by itself what asyncpg has begun, and sends nothing in vain."""
+    return True
 
 
 def ends_transaction(error: BaseException) -> bool:

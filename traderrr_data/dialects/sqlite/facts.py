@@ -249,6 +249,16 @@ def is_closed(_driver: object) -> bool:
     return False
 
 
+def is_at_rest(_driver: object) -> bool:
+    """Tell that a file says nothing by itself."""
+    return True
+
+
+def in_transaction(driver: Any) -> bool:
+    """Tell whether a transaction has begun and not ended; asked without a visit to the connection's thread."""
+    return bool(driver.in_transaction)
+
+
 def ends_transaction(error: BaseException) -> bool:
     """Tell the errors after which SQLite may roll back by itself, and every later statement would commit alone.
 

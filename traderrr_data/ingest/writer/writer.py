@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import stamina
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from traderrr_data import schema
 from traderrr_data.db import DatabaseManager
@@ -358,9 +357,6 @@ class BarWriter:
     async def _store(self, rows: Sequence[Accepted]) -> Sequence[Fate]:
         """Store rows in one transaction, however long the database is away."""
 
-        async def work(session: AsyncSession) -> Sequence[Fate]:
-            return await store(session, rows)
-
         def may_pass(error: Exception) -> bool:
             passes = isinstance(error, CommitOutcomeUnknownError) or getattr(error, "retryable", False)
             if passes:
@@ -371,7 +367,7 @@ class BarWriter:
         pauses = {"wait_initial": 0.05, "wait_max": 5.0, "wait_jitter": 0.1}
         async for attempt in stamina.retry_context(on=may_pass, attempts=None, timeout=None, **pauses):
             with attempt:
-                fates = await self._db.run(work, retries=0)
+                fates = await store(self._db, rows)
                 self._outage.clear()
                 return fates
         raise AssertionError("stamina ends with a result or an error")

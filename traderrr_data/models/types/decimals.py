@@ -17,6 +17,7 @@ from traderrr_data.models.types.checked import CheckedType, PlainStorage, is_num
 logger = logging.getLogger(__name__)
 
 _WHOLE_NUMBERS_OF_A_DOUBLE = 2**53
+_DIGITS_OF_A_DOUBLE = 15
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_HALF_EVEN)
 """For computing with stored decimals: wide enough for their products and sums, whatever context the caller has set."""
@@ -47,11 +48,14 @@ class ExactDecimal(CheckedType[Decimal]):
         cls.quantum = Decimal(1).scaleb(-cls.scale)
         cls.zero = Decimal(0).scaleb(-cls.scale)
         cls.limit = Decimal(10) ** (cls.precision - cls.scale)
+        cls.of_15_digits = Decimal(10) ** (_DIGITS_OF_A_DOUBLE - cls.scale)
 
     sqlite_type: ClassVar[str]
     quantum: ClassVar[Decimal]
     zero: ClassVar[Decimal]
     limit: ClassVar[Decimal]
+    of_15_digits: ClassVar[Decimal]
+    """Below it no value has more, and any such decimal comes back from the double nearest to it."""
 
     @property
     def frozen(self) -> str:
@@ -64,8 +68,14 @@ class ExactDecimal(CheckedType[Decimal]):
         return sa.Numeric(self.precision, self.scale)
 
     def coerce(self, value: object) -> Decimal:
-        if type(value) is Decimal:
-            return self._exact(value)
+        # What nearly every value is, first: each call more is felt in every cell.
+        if type(value) is Decimal and value.is_finite() and value.adjusted() < self.precision - self.scale:
+            rounded = EXACT.quantize(value, self.quantum)
+            if rounded == value:
+                return rounded or self.zero
+        return self._coerce(value)
+
+    def _coerce(self, value: object) -> Decimal:
         if isinstance(value, bool) or is_numpy_scalar(value, "b"):
             raise ValueError("a truth value is not a number")
         if isinstance(value, int):
@@ -122,6 +132,8 @@ class ExactDecimal(CheckedType[Decimal]):
         whole = value == value.to_integral_value()
         if whole and self.keeps_whole_numbers:
             return int(value)  # kept as a 64-bit integer, exactly
+        if -self.of_15_digits < value < self.of_15_digits:
+            return float(value)
         if whole and abs(value) > _WHOLE_NUMBERS_OF_A_DOUBLE:
             raise ValueError(f"{value:f} is above 2**53: this database keeps it as a double, which cannot hold it")
         stored = float(value)

@@ -41,7 +41,7 @@ class ByteText(CheckedType[str]):
         return sa.String(self.length, collation=collation)
 
     def coerce(self, value: object) -> str:
-        text = _checked_text(value)
+        text = value if type(value) is str and value.isprintable() else _checked_text(value)
         if len(text) > self.length:
             raise ValueError(f"{len(text)} characters are more than the {self.length} that fit")
         return text
@@ -82,7 +82,7 @@ class Key(ByteText):
             raise ValueError("it is empty")
         if text != text.strip():
             raise ValueError(f"{shown(text)} has blanks around it")
-        if _CONTROL.search(text):
+        if not text.isprintable() and _CONTROL.search(text):
             raise ValueError(f"{shown(text)} has control characters")
         return text
 
@@ -115,7 +115,7 @@ class SeriesName(ByteText):
 
     def coerce(self, value: object) -> str:
         text = super().coerce(value)
-        if text != text.strip() or _CONTROL.search(text):
+        if text and (text != text.strip() or _CONTROL.search(text)):
             raise ValueError(f"{shown(text)} has blanks around it or control characters")
         return text
 

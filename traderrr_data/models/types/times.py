@@ -47,6 +47,8 @@ class UtcDateTime(CheckedType[dt.datetime]):
         return sa.DateTime(timezone=True)
 
     def coerce(self, value: object) -> dt.datetime:
+        if type(value) is dt.datetime and value.tzinfo is dt.UTC and value.year >= FIRST_DAY.year:
+            return value
         if isinstance(value, str):
             value = _instant_of_text(value)
         if not isinstance(value, dt.datetime) or value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
@@ -98,6 +100,8 @@ class SessionDate(CheckedType[dt.date]):
         return PlainStorage("DATE") if dialect.name == "sqlite" else sa.Date()
 
     def coerce(self, value: object) -> dt.date:
+        if type(value) is dt.date and value >= FIRST_DAY:
+            return value
         if isinstance(value, str):
             value = _date_of_text(value)
         if not isinstance(value, dt.date) or value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
