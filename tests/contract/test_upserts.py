@@ -564,6 +564,42 @@ async def test_writers_that_change_the_same_rows_in_any_order_wait_for_each_othe
         assert results == [UpsertResult(updated=40)] * 5
 
 
+@pytest.mark.parametrize("size", [1, 500, 3_000])
+async def test_rows_that_another_writer_deletes_meanwhile_are_inserted(db: DatabaseManager, size: int) -> None:
+    dates = days(size)
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily(date=date) for date in dates])
+
+    async def change(session: AsyncSession) -> UpsertResult:
+        changed = [daily(date=date, volume=7) for date in dates]
+        return await market_data.upsert_daily(session, changed, verdicts=True)
+
+    async with db.session_context() as session:
+        assert await market_data.delete_daily(session, "AAPL") == size
+        writing = asyncio.create_task(db.run(change))
+        await asyncio.sleep(0.3)  # it waits for the rows
+    result = await writing
+    assert (result.inserted, result.verdicts) == (size, ("inserted",) * size)
+    async with db.session_context(read_only=True) as session:
+        assert await count(session, DailyData) == size
+
+
+@pytest.mark.parametrize("size", [2, 3_000])
+async def test_bars_kept_back_count_once_where_another_writer_was_in_the_way(db: DatabaseManager, size: int) -> None:
+    *final, last = days(size)
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily(date=date, is_final=True) for date in final])
+
+    async def write(session: AsyncSession) -> UpsertResult:
+        return await market_data.upsert_daily(session, [daily(date=date, volume=7) for date in (*final, last)])
+
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily(date=last)])
+        writing = asyncio.create_task(db.run(write))
+        await asyncio.sleep(0.3)  # it waits for the last row
+    assert await writing == UpsertResult(updated=1, skipped=size - 1)
+
+
 async def test_five_writers_of_positions_and_additions_count_every_row_once(db: DatabaseManager) -> None:
     async def write(writer: int) -> tuple[int, int]:
         async def work(session: AsyncSession) -> tuple[int, int]:

@@ -102,6 +102,17 @@ async def test_a_row_with_an_instant_is_intraday_and_any_other_daily(db: Databas
         ]
 
 
+async def test_a_bar_that_another_writer_deletes_meanwhile_is_stored(db: DatabaseManager) -> None:
+    async with bar_writer(db) as writer:
+        assert await writer.write(daily()) == "inserted"
+        async with db.session_context() as session:
+            await market_data.delete_daily(session, "AAPL")
+            writing = asyncio.create_task(writer.write(daily(close="11.5")))
+            await asyncio.sleep(0.3)  # it waits for the row
+        assert await writing == "inserted"
+    assert await closes(db) == [Decimal("11.5")]
+
+
 async def test_write_tells_each_caller_what_became_of_the_row(db: DatabaseManager) -> None:
     async with bar_writer(db) as writer:
         assert await writer.write(daily()) == "inserted"

@@ -26,7 +26,7 @@ _STAGED_FROM = 2_000  # rows
 _ROWS_A_MESSAGE = 20_000
 _MOST_RANGES = 0.1  # of a batch's rows; more are not worth a look
 _ATTEMPTS = 5
-_NOTHING = {"absent": 0, "inserted": 0, "updated": 0, "outranked": 0, "new": (), "changed": (), "kept": ()}
+_NOTHING = dict.fromkeys(("absent", "inserted", "present", "locked", "updated", "outranked"), 0)
 _CHANGED_AT = "greatest(statement_timestamp(), t.updated_at)"  # a clock that was put back ends no version early
 _UNIQUE_VIOLATION = "23505"
 _KINDS = {
@@ -185,7 +185,7 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
 
 
 async def _settled(merge: Merge, attempt: Callable[[], Awaitable[Mapping[str, Any]]]) -> Counts:
-    """Bring a batch in, once more where another writer stored a key of it meanwhile, and return the counts.
+    """Bring a batch in, once more where another writer stored, changed or deleted a row of it meanwhile; return counts.
 
     Raises:
         RowByRow: an addition is stored otherwise, or nothing tells what became of each row.
@@ -195,8 +195,9 @@ async def _settled(merge: Merge, attempt: Callable[[], Awaitable[Mapping[str, An
         found = await attempt()
         counts.inserted += found["inserted"]
         counts.updated += found["updated"]
-        counts.skipped += found["outranked"]
-        if merge.on_conflict == "ignore" or found["inserted"] == found["absent"]:
+        counts.skipped = found["outranked"]  # those of an earlier attempt were found again
+        undisturbed = found["inserted"] == found["absent"] and found["locked"] == found["present"]
+        if merge.on_conflict == "ignore" or undisturbed:
             break
         if merge.wants_verdicts:
             raise RowByRow
@@ -210,7 +211,7 @@ async def _settled(merge: Merge, attempt: Callable[[], Awaitable[Mapping[str, An
     setattr(counts, verdict, getattr(counts, verdict) + others)
     if merge.wants_verdicts:
         numbers: dict[Verdict, str] = {"inserted": "new", "updated": "changed", "skipped": "kept"}
-        known = {number: its for its, answer in numbers.items() for number in found[answer] or ()}
+        known = {number: its for its, answer in numbers.items() for number in found.get(answer) or ()}
         counts.verdicts = [known.get(number, verdict) for number in range(given)]
     return counts
 
@@ -273,6 +274,8 @@ class _Statements:
         answers = [
             "(SELECT count(*) FROM absent) AS absent",
             "(SELECT count(*) FROM added) AS inserted",
+            "(SELECT count(*) FROM present) AS present",
+            "(SELECT count(*) FROM different) AS locked",
             "(SELECT count(*) FROM changed) AS updated",
             "(SELECT count(*) FROM different WHERE outranked) AS outranked",
         ]
