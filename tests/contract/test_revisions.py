@@ -131,6 +131,20 @@ async def test_a_past_bar_does_not_take_the_place_of_the_sessions_own(db: Databa
         assert [bar.close for bar in await market_data.list_daily(session, "AAPL")] == [10]
 
 
+async def test_no_bar_stood_twice_though_an_object_came_right_after_its_deletion(db: DatabaseManager) -> None:
+    """Where the clock of a column's default tells whole seconds, the object says that it came before."""
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily()])
+    before = await now(db)
+    async with db.session_context() as session:
+        await market_data.delete_daily(session, "AAPL")
+        session.add(DailyData(**daily(close=10), series=""))
+    async with db.session_context(read_only=True) as session:
+        assert [bar.close for bar in await market_data.list_daily(session, "AAPL", as_of=before)] == [11]
+        assert [bar.close for bar in (await market_data.latest_daily(session, as_of=before)).values()] == [11]
+        assert [bar.close for bar in await market_data.list_daily(session, "AAPL")] == [10]
+
+
 async def test_an_instant_without_a_zone_is_refused(db: DatabaseManager) -> None:
     async with db.session_context(read_only=True) as session:
         with pytest.raises(InvalidRowError, match="as_of"):

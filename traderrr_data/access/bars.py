@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from traderrr_data import bulk, dialects
-from traderrr_data.access.revisions import bars_as_of
+from traderrr_data.access.revisions import bars_as_of, newest_as_of
 from traderrr_data.access.window import as_read, each_once, if_said, same, whole, window
 from traderrr_data.bulk.frames import Columns
 from traderrr_data.errors import ConfigurationError, DuplicateRowError
@@ -105,29 +105,29 @@ async def latest_bars(
     as_of: dt.datetime | None,
 ) -> dict[str, Bar]:
     """Return the newest bar of each ticker, by ticker."""
-    source: Any = model.__table__ if as_of is None else bars_as_of(model, as_of)
-    chosen = [same(source.c[name], value) for name, value in wanted.items()]
+    table: Any = model.__table__
+    each = dialects.for_session(session).each_value(table.c.ticker, each_once(table.c.ticker, tickers))
     if as_of is None:
-        newest = _newest(session, source, time, tickers, wanted)
+        source, newest = table, _newest(table, time, each.subquery("each"), wanted)
     else:
-        newest = (
-            sa.select(source.c.ticker, sa.func.max(source.c[time]).label("time"))
-            .where(*chosen, *among(session, source.c.ticker, tickers))
-            .group_by(source.c.ticker)
-            .subquery("newest")
+        # Those whose bars are all gone by now, too: `each_value` need not tell what is not stored.
+        gone = sa.select(BarRevision.ticker).where(
+            BarRevision.table_name == table.name, *among(session, BarRevision.ticker, tickers)
         )
-    is_newest = sa.and_(source.c.ticker == newest.c.ticker, source.c[time] == newest.c.time)
+        known = sa.union(each, gone).subquery("each")
+        values = {name: as_read(table.c[name], value) for name, value in wanted.items()}
+        newest = newest_as_of(model, time, known, values, as_of)
+        source = bars_as_of(model, as_of, among=newest, by=["ticker", time])
+    chosen = [same(source.c[name], value) for name, value in wanted.items()]
+    is_newest = sa.and_(source.c.ticker == newest.c.ticker, source.c[time] == newest.c[time])
     found = await _objects(
         session, model, source, lambda query: query.join(newest, is_newest).where(*chosen).order_by(source.c.ticker)
     )
     return {bar.ticker: bar for bar in found}
 
 
-def _newest(
-    session: AsyncSession, table: sa.Table, time: str, tickers: Iterable[str] | None, wanted: Mapping[str, str]
-) -> sa.Subquery:
+def _newest(table: sa.Table, time: str, each: sa.Subquery, wanted: Mapping[str, str]) -> sa.Subquery:
     """Return the time of each ticker's newest bar, found by one look into the key's index for each of them."""
-    each = dialects.for_session(session).each_value(table.c.ticker, each_once(table.c.ticker, tickers)).subquery("each")
     bar = table.alias("bar")
     latest = (
         sa.select(bar.c[time])
@@ -136,7 +136,7 @@ def _newest(
         .limit(1)
         .scalar_subquery()
     )
-    return sa.select(each.c.value.label("ticker"), latest.label("time")).subquery("newest")
+    return sa.select(each.c.value.label("ticker"), latest.label(time)).subquery("newest")
 
 
 def columns_of(

@@ -42,22 +42,95 @@ class Difference:
     new: Mapping[str, Decimal | str | bool | dt.datetime | None] | None
 
 
-def bars_as_of(model: type[DailyData | IntradayData], as_of: dt.datetime) -> sa.Subquery:
+def bars_as_of(
+    model: type[DailyData | IntradayData],
+    as_of: dt.datetime,
+    *,
+    among: sa.Subquery | None = None,
+    by: Sequence[str] = (),
+) -> sa.Subquery:
     """Return the bars that stood at an instant, under the names of the model's columns.
+
+    Args:
+        model: whose bars.
+        as_of: the instant.
+        among: only the bars that have a row here with the same values in the columns `by`.
+        by: the names of these columns.
 
     Raises:
         InvalidRowError: the instant has no time zone.
     """
-    instant = _instant("as_of", as_of)
     table = Base.metadata.tables[model.__tablename__]
-    stood = [
-        _REVISIONS.c.known_from if column.name == "updated_at" else _REVISIONS.c[column.name] for column in table.c
-    ]
-    current = sa.select(*table.c).where(table.c.updated_at <= instant)
-    earlier = sa.select(*stood).where(
-        _REVISIONS.c.table_name == table.name, _REVISIONS.c.known_from <= instant, _REVISIONS.c.known_until > instant
-    )
+    names = {column.name: "known_from" if column.name == "updated_at" else column.name for column in table.c}
+    current = sa.select(*table.c).where(*_still_stands(table, as_of))
+    earlier = sa.select(*(_REVISIONS.c[name] for name in names.values())).where(*_stood(table, as_of))
+    if among is not None:
+        current = current.join(among, sa.and_(*(table.c[name] == among.c[name] for name in by)))
+        earlier = earlier.join(among, sa.and_(*(_REVISIONS.c[name] == among.c[name] for name in by)))
     return sa.union_all(current, earlier).subquery("bars")
+
+
+def newest_as_of(
+    model: type[DailyData | IntradayData],
+    time: str,
+    tickers: sa.Subquery,
+    wanted: Mapping[str, sa.ColumnElement[Any]],
+    as_of: dt.datetime,
+) -> sa.Subquery:
+    """Return the time of each ticker's newest bar that stood at an instant, found by a look for each of them.
+
+    Args:
+        model: whose bars.
+        time: the name of their column of time.
+        tickers: each as its `value`.
+        wanted: the value of other columns.
+        as_of: the instant.
+
+    Raises:
+        InvalidRowError: the instant has no time zone.
+    """
+    table = Base.metadata.tables[model.__tablename__]
+    bar = table.alias("bar")
+
+    def newest(rows: Any, conditions: Sequence[sa.ColumnElement[bool]]) -> sa.ScalarSelect[Any]:
+        chosen = [rows.c.ticker == tickers.c.value, *(rows.c[name] == value for name, value in wanted.items())]
+        found = sa.select(rows.c[time]).where(*chosen, *conditions).order_by(rows.c[time].desc()).limit(1)
+        return found.correlate(tickers).scalar_subquery()
+
+    each = sa.select(
+        tickers.c.value.label("ticker"),
+        newest(bar, _still_stands(bar, as_of)).label("current"),
+        newest(_REVISIONS, _stood(table, as_of)).label("earlier"),
+    ).subquery("each_newest")
+    is_earlier = sa.or_(each.c.current.is_(None), each.c.earlier > each.c.current)
+    later = sa.case((is_earlier, each.c.earlier), else_=each.c.current)
+    return sa.select(each.c.ticker, later.label(time)).subquery("newest")
+
+
+def _still_stands(rows: Any, as_of: dt.datetime) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a stored bar stood at an instant as it stands now.
+
+    One that came again right after it was deleted may say that it came before: whole seconds are what SQLite's clock
+    tells other programs and `session.add`, and a clock may have been put back. Its last version knows better.
+    """
+    instant, version = _instant("as_of", as_of), _REVISIONS.alias("version")
+    key = [column.name for column in getattr(rows, "element", rows).primary_key]
+    ended_later = sa.exists().where(
+        version.c.table_name == getattr(rows, "element", rows).name,
+        version.c.known_until > instant,
+        *(version.c[name] == rows.c[name] for name in key),
+    )
+    return [rows.c.updated_at <= instant, ~ended_later]
+
+
+def _stood(table: sa.Table, as_of: dt.datetime) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a version of a table's bar stood at an instant."""
+    instant = _instant("as_of", as_of)
+    return [
+        _REVISIONS.c.table_name == table.name,
+        _REVISIONS.c.known_from <= instant,
+        _REVISIONS.c.known_until > instant,
+    ]
 
 
 async def list_revisions(
