@@ -23,13 +23,18 @@ SHORT_PAGE = 5_000
 
 async def short_page(
     connection: AsyncConnection, query: sa.Select[Any], key: Sequence[str], schema: pa.Schema, rows: int
-) -> Page:
-    """Fetch a page of at most so many rows; see `Dialect`."""
+) -> Page | None:
+    """Fetch a page of at most so many rows; see `Dialect`. None if a text is no UTF-8."""
     statement = query.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
     values = _bound(statement, connection.dialect)
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - for the type checker: the connection is open
-    found = await driver._execute(_fetch, driver._conn, str(statement), values, schema)
+    try:
+        found = await driver._execute(_fetch, driver._conn, str(statement), values, schema)
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorcode"):
+            raise
+        return None  # not the database's error, but the driver's about bytes that are not UTF-8
 
     def build() -> pa.RecordBatch:
         if found.batch is None:
@@ -37,7 +42,7 @@ async def short_page(
         return found.batch
 
     last = {name: found.last[schema.names.index(name)] for name in key} if found.last else {}
-    known = bool(last) and all(isinstance(cell, str) for cell in last.values())
+    known = bool(last) and all(isinstance(cell, str | int) for cell in last.values())
     return Page(build, is_last=found.count < rows, end=last if known else None, is_built=True)
 
 
@@ -104,6 +109,8 @@ def _column(cells: Sequence[Any], field: pa.Field) -> pa.Array:
             return _decimals(cells, field.type)
         if pa.types.is_boolean(field.type):
             return _flags(cells)
+        if pa.types.is_integer(field.type) and set(map(type, cells)) <= {int, type(None)}:
+            return pa.array(cells, field.type)
         texts = pa.array(cells) if cells else pa.nulls(0, pa.string())
         if pa.types.is_string(texts.type):  # what holds bytes or numbers is of another type, or of none
             return array_of_texts(texts, field)

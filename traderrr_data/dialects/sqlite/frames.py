@@ -1,7 +1,7 @@
 """How SQLite gives many rows: a short page cell by cell, a long one as one text for each column.
 
 The texts are put together beside the interpreter, in one step. Cells take its lock anew for each row, for which a busy
-event loop lets them wait; a short page of them is there in half the time all the same.
+event loop lets them wait; a short page of them is there sooner all the same.
 """
 
 from __future__ import annotations
