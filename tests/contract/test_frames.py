@@ -22,6 +22,7 @@ from traderrr_data.access.bars import columns_of
 from traderrr_data.bulk.arrow import schema_of
 
 BLOCKED = 0.05  # seconds
+LONG_PAGE = 20_000  # rows; some databases have another way out for few rows
 SOURCES = [
     None,
     "",
@@ -71,6 +72,14 @@ async def holds_what_the_lists_hold(session: AsyncSession) -> int:
         read[0] += cells(of_days, exact[0].column_names)
         read[1] += cells(of_minutes, exact[1].column_names)
         assert stored_in(await market_data.daily_frame(session, [ticker])) == cells(of_days, exact[0].column_names)
+    long_pages = [
+        [row async for batch in stream for row in batch.to_pylist()]
+        for stream in (
+            market_data.stream_daily(session, batch_rows=LONG_PAGE),
+            market_data.stream_intraday(session, timeframe="1m", batch_rows=LONG_PAGE),
+        )
+    ]
+    assert long_pages == read
     for number in (0, 1):
         assert stored_in(exact[number]) == read[number]
         assert stored_in(rounded[number]) == floats(read[number])
@@ -121,15 +130,16 @@ async def test_prices_of_all_digits_come_back_where_they_can_be_stored(db: Datab
         assert (await market_data.daily_frame(session))["close"].to_pylist() == [most, -most]
 
 
+@pytest.mark.parametrize("rows", [10, LONG_PAGE])
 @pytest.mark.parametrize("price", [149.99, -37.63, 0.24, 628500.5, float(np.float32(153.3))])
-async def test_usual_bars_do_not_go_cell_by_cell(session: AsyncSession, price: float) -> None:
-    rows = [daily(date=date, **flat(price), dividends=0.24, source="yfinance", is_final=True) for date in days(9)]
-    rows += [daily("B", **flat(price), volume=None, observed_at=OPENING)]
-    await market_data.upsert_daily(session, rows)
+async def test_usual_bars_do_not_go_cell_by_cell(session: AsyncSession, price: float, rows: int) -> None:
+    bars = [daily(date=date, **flat(price), dividends=0.24, source="yfinance", is_final=True) for date in days(9)]
+    bars += [daily("B", **flat(price), volume=None, observed_at=OPENING)]
+    await market_data.upsert_daily(session, bars)
     names = [column.name for column in DailyData.__table__.columns]
     wanted = columns_of(session, DailyData, names, "date", None, start=None, end=None)
     dialect, connection = dialects.for_session(session), await session.connection()
-    page = await dialect.fetch_page(connection, wanted.query, wanted.key, schema_of(DailyData, names, exact=True), 10)
+    page = await dialect.fetch_page(connection, wanted.query, wanted.key, schema_of(DailyData, names, exact=True), rows)
     assert page is not None
     assert page.build().num_rows == 10
 
@@ -145,6 +155,37 @@ async def test_numbers_that_others_wrote_read_alike_in_frames_and_lists(session:
     await session.execute(sa.text(f"UPDATE daily_data SET close = {price} WHERE date > '2025-01-02'"))
     await session.execute(sa.text(f"UPDATE intraday_data SET volume = abs({price}), low = {price}"))
     assert await holds_what_the_lists_hold(session) == 5
+
+
+@pytest.mark.parametrize("tail", [-1, 0, 1])
+async def test_a_frame_is_whole_where_its_first_page_ends(db: DatabaseManager, tail: int) -> None:
+    """Its pages are of different lengths, and come out of the database in different ways."""
+    count = (db.dialect.short_page or 100) + tail
+    await stored_bars(db, 1, count)
+    async with db.session_context(read_only=True) as session:
+        for exact in (True, False):
+            frame = await market_data.daily_frame(session, exact=exact)
+            assert frame["date"].to_pylist() == sorted(set(frame["date"].to_pylist()))
+            assert frame.num_rows == count
+            assert frame.equals(await market_data.daily_frame(session, ["T000"], exact=exact))
+        bars = await market_data.list_daily(session, "T000", last=3)
+        assert stored_in(frame.slice(count - 3)) == floats(cells(bars, frame.column_names))
+
+
+async def test_a_short_frame_after_a_cell_that_only_its_digits_tell_is_whole(session: AsyncSession) -> None:
+    await market_data.upsert_daily(session, [daily(date=date) for date in days(3)])
+    for close in ("123456789.12345678", "5e-11", "9e9"):
+        await session.execute(sa.text(f"UPDATE daily_data SET close = {close} WHERE date = '{days(3)[1]}'"))
+        assert await holds_what_the_lists_hold(session) == 3
+
+
+@pytest.mark.parametrize("volumes", [[None, None], [None, 1], [2, "0.5"], ["0.5", None], [10**15, "0.00000001"]])
+async def test_volumes_of_one_frame_may_be_whole_or_not(session: AsyncSession, volumes: list[Any]) -> None:
+    rows = [daily(date=date, volume=volume) for date, volume in zip(days(2), volumes, strict=True)]
+    await market_data.upsert_daily(session, rows)
+    assert await holds_what_the_lists_hold(session) == 2
+    found = (await market_data.daily_frame(session))["volume"].to_pylist()
+    assert found == [None if volume is None else Decimal(volume) for volume in volumes]
 
 
 async def test_many_measurements_read_alike_in_frames_and_lists(session: AsyncSession) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import random
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from traderrr_data.dialects.base import CellByCell
-from traderrr_data.dialects.wire import array_of_lines, batch_of_text, decimals_of_doubles, in_order
+from traderrr_data.dialects.wire import array_of_lines, batch_of_text, decimals_of_doubles, decimals_read, in_order
 
 SCHEMA = pa.schema([("ticker", pa.string()), ("close", pa.decimal128(20, 10)), ("at", pa.timestamp("us", tz="UTC"))])
 
@@ -64,6 +67,39 @@ def test_scaled_doubles_become_decimals_as_far_as_a_double_tells_them() -> None:
     for unsure in (-6285005000000001, 10**16):
         with pytest.raises(CellByCell):
             decimals_of_doubles(pa.array([unsure]), kind)
+
+
+def by_its_digits(value: float, scale: int) -> Decimal:
+    return Decimal(repr(value)).quantize(Decimal(1).scaleb(-scale), ROUND_HALF_EVEN)
+
+
+@pytest.mark.parametrize("scale", [6, 8, 10])
+def test_a_double_becomes_the_decimal_of_its_digits_or_nothing(scale: int) -> None:
+    source, kind = random.Random(scale), pa.decimal128(20, scale)  # noqa: S311 - test data
+    read = 0
+    for _ in range(3_000):
+        size = 10 ** source.uniform(-12, 9)
+        for value in (
+            source.uniform(-size, size),
+            round(source.uniform(-size, size), source.randint(0, scale)),
+            (2 * source.randint(0, 10 ** source.randint(1, 16)) + 1) / (2 * 10**scale),
+            math.nextafter(source.randint(1, 10**15) / 10**scale, source.choice([0, math.inf])),
+        ):
+            try:
+                found = decimals_read(pa.array([value]), kind)
+            except CellByCell:
+                continue
+            read += 1
+            assert found[0].as_py() == by_its_digits(value, scale)
+    assert read > 6_000
+
+
+def test_doubles_that_are_null_or_no_number_of_a_column() -> None:
+    kind = pa.decimal128(20, 10)
+    assert decimals_read(pa.array([None, -0.0, 0.24]), kind).to_pylist() == [None, Decimal(0), Decimal("0.24")]
+    for odd in (math.inf, -math.inf, math.nan, 1e300, 5e-11, 123456789.12345678):
+        with pytest.raises(CellByCell):
+            decimals_read(pa.array([1.0, odd]), kind)
 
 
 def test_rows_that_came_in_another_order_are_put_into_that_of_their_key() -> None:

@@ -166,9 +166,12 @@ def columns_of(
     """
     column: Any = (model.__table__ if as_of is None else bars_as_of(model, as_of)).c
     constants = {name: as_read(column[name], value) for name, value in constants.items()}
+    key = [column["ticker"], *(column[name] for name in constants), column[time]]
     wanted = each_once(column["ticker"], tickers)
     single = wanted is not None and len(wanted) == 1
-    chosen = [column["ticker"] == wanted[0]] if wanted and single else among(session, column["ticker"], wanted)
+    if wanted and single:
+        constants["ticker"] = wanted[0]
+    chosen = [] if single else among(session, column["ticker"], wanted)
     for name, value in constants.items():
         # Two limits instead of `=` where many tickers are read: MariaDB and SQLite would not see that the index has
         # the rows in the wanted order, and sort them anew for every page.
@@ -179,7 +182,7 @@ def columns_of(
         sa.select(*(column[name] for name in names if name not in constants)).where(
             *chosen, *window(column[time], start, end)
         ),
-        [column["ticker"], *(column[name] for name in constants), column[time]],
+        key,
         constants,
     )
 

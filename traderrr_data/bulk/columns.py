@@ -123,6 +123,8 @@ def _columns_of_mappings(rows: Sequence[Mapping[str, Any]], shape: Shape) -> pa.
 
 
 def _column_of(cells: list[Any], kind: CheckedType[Any]) -> pa.Array:
+    if isinstance(kind, ExactDecimal) and type(cells[0]) in (Decimal, int):
+        return pa.array(cells, pa.decimal128(38, kind.scale))  # takes nothing but these, and nothing that is no number
     classes = set(map(type, cells)) - {type(None)}
     if isinstance(kind, ExactDecimal) and classes <= {Decimal, int}:
         return pa.array(cells, pa.decimal128(38, kind.scale))

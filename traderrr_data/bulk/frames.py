@@ -64,7 +64,8 @@ async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Ta
     batches: list[pa.RecordBatch] = []
     waiting: list[_Page] = []
     try:
-        async for page in _pages(session, wanted, exact=exact, rows=_ROWS_A_PAGE):
+        first = dialects.for_session(session).short_page
+        async for page in _pages(session, wanted, exact=exact, rows=_ROWS_A_PAGE, first=first):
             batches += [await earlier.batch() for earlier in waiting]
             page.begin()
             waiting = [page]
@@ -75,12 +76,16 @@ async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Ta
     return arrow.table_of(arrow.schema_of(wanted.model, wanted.names, exact=exact), batches)
 
 
-async def _pages(session: AsyncSession, wanted: Columns, *, exact: bool, rows: int) -> AsyncIterator[_Page]:
+async def _pages(
+    session: AsyncSession, wanted: Columns, *, exact: bool, rows: int, first: int | None = None
+) -> AsyncIterator[_Page]:
+    """Yield pages of so many rows, the first one of `first`."""
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     dialect = dialects.for_session(session)
     stored = arrow.schema_of(wanted.model, [name for name in wanted.names if name not in wanted.constants], exact=True)
     after: list[sa.ColumnElement[bool]] = []
+    following, rows = rows, first or rows
     while True:
         if session.autoflush:
             await session.flush()
@@ -98,6 +103,7 @@ async def _pages(session: AsyncSession, wanted: Columns, *, exact: bool, rows: i
         yield page
         if await page.is_last(rows):
             return
+        rows = following
         after = [dialect.after_key(wanted.key, await page.end())]
 
 
@@ -137,7 +143,7 @@ class _Page:
 
     def begin(self) -> None:
         """Begin to build it in a thread."""
-        if self._batch is None:
+        if self._batch is None and not self._found.is_built:
             self._building = asyncio.create_task(asyncio.to_thread(self._built, self._found.build))
 
     def stop(self) -> None:
@@ -149,10 +155,15 @@ class _Page:
         """Return its columns; the connection must be free, since some pages are read anew, cell by cell."""
         if self._batch is None:
             try:
-                self._batch = await (self._building or asyncio.to_thread(self._built, self._found.build))
+                self._batch = await self._by_columns()
             except CellByCell:
                 self._batch = await self._from_cells()
         return self._batch
+
+    async def _by_columns(self) -> pa.RecordBatch:
+        if self._found.is_built:
+            return self._built(self._found.build)
+        return await (self._building or asyncio.to_thread(self._built, self._found.build))
 
     async def is_last(self, rows: int) -> bool:
         """Tell whether no row follows."""

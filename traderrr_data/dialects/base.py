@@ -178,11 +178,13 @@ class Page:
         build: makes Arrow columns of them, beside the event loop; raises CellByCell where that cannot be.
         is_last: no row follows.
         end: the last row's columns of the key, if they are known before the page is built.
+        is_built: `build` has next to nothing left to do, so that a thread would cost more.
     """
 
     build: Callable[[], pa.RecordBatch]
     is_last: bool
     end: Mapping[str, Any] | None = None
+    is_built: bool = False
 
 
 FetchPage: TypeAlias = Callable[
@@ -351,6 +353,8 @@ class Dialect:
         merge_columns: brings a batch into its table by the fastest way, in the caller's transaction; None if there is
             none but row by row. Raises RowByRow where that way is the better one.
         merge_driver: the driver that `merge_columns` speaks to without SQLAlchemy between.
+        short_page: how many rows `fetch_page` is asked for first, where it has a faster way for so few; None if it has
+            one way for all.
     """
 
     name: str
@@ -380,6 +384,7 @@ class Dialect:
     scripts: Path | None = None
     merge_columns: Callable[[AsyncConnection, Merge], Awaitable[Counts]] | None = None
     merge_driver: str | None = None
+    short_page: int | None = None
 
     @contextlib.asynccontextmanager
     async def speaking_to_driver(self, connection: AsyncConnection) -> AsyncIterator[None]:

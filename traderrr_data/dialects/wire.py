@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 _BLOCK = 2**20  # bytes that one thread reads at a time
 _SPACED = 5 * 10**15  # last decimals: up to here doubles lie closer together than these, 10 or fewer behind the point
 _WHOLE_IN_A_DOUBLE = 2**53
+_SURE = 10**15  # a product below is told by its nearest whole number, unless it lies near the middle of two
 _END_OF_LINE = 10
 _YEAR_1 = int(np.datetime64("0001-01-01", "us").astype(np.int64))
 
@@ -116,15 +117,51 @@ def decimals_of_doubles(whole: pa.Array, kind: pa.DataType) -> pa.Array:
     Raises:
         CellByCell: one has more digits than tell a double's decimal.
     """
+    values = np.asarray(whole.fill_null(0))
+    if not _told(values).all():
+        raise CellByCell("a number is too large for a double to tell its last decimal")
+    return _decimals_of(values, whole, kind)
+
+
+def _told(values: npt.NDArray[Any]) -> Mask:
+    """Tell where no other whole number of the last decimal has the same double."""
+    size = np.abs(values)
+    near: Mask = size < _SPACED
+    if not near.all():
+        near |= (size < _WHOLE_IN_A_DOUBLE) & (values % 10 == 0)  # 15 digits and a 0 tell it, too
+    return near
+
+
+def decimals_read(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return doubles as the decimals by which they read: their shortest forms, rounded half-even.
+
+    Raises:
+        CellByCell: only the digits of one tell its decimal.
+    """
+    power = float(10**kind.scale)
+    values = np.asarray(column.fill_null(0.0) if column.null_count else column)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = values * power
+        nearest = np.rint(product)
+        sure = (nearest / power == values) & _told(nearest)
+        if not sure.all():
+            # How far the product may be off, by the multiplication and by the double's own spelling, grows with it.
+            clear = np.abs(product - nearest) < 0.499999999 - np.abs(product) * 4e-16
+            sure |= clear & (np.abs(product) < _SURE)
+    if not sure.all():
+        raise CellByCell("only the digits of a double tell its decimal")
+    return _decimals_of(nearest.astype(np.int64), column, kind)
+
+
+def _decimals_of(whole: Whole, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return whole numbers of a last decimal as decimals, null where a column is."""
     import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
 
-    values = np.asarray(whole.fill_null(0))
-    size = np.abs(values)
-    if ((size >= _SPACED) & ((size >= _WHOLE_IN_A_DOUBLE) | (values % 10 != 0))).any():  # 15 digits and a 0 tell it
-        raise CellByCell("a number is too large for a double to tell its last decimal")
-    words = np.stack([values, values >> 63], axis=1)
-    valid = pa.array(~nulls(whole)).buffers()[1] if whole.null_count else None
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(words)])
+    words = np.empty((len(whole), 2), dtype=np.int64)
+    words[:, 0] = whole
+    words[:, 1] = whole >> 63
+    valid = pa.array(~nulls(column)).buffers()[1] if column.null_count else None
+    return pa.Array.from_buffers(kind, len(whole), [valid, pa.py_buffer(words)])
 
 
 def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
@@ -143,7 +180,17 @@ def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     valid = pa.array(lengths > 0).buffers()[1] if field.nullable and not lengths.all() else None
     buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(letters[letters != _END_OF_LINE])]
-    texts = pa.Array.from_buffers(pa.string(), rows, buffers)
+    return array_of_texts(pa.Array.from_buffers(pa.string(), rows, buffers), field)
+
+
+def array_of_texts(texts: pa.Array, field: pa.Field) -> pa.Array:
+    """Return texts as the values that they spell.
+
+    Raises:
+        CellByCell: one cannot be read as the field's type.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
     try:
         return _as_stored(texts.cast(_read_as(field.type, zoned=False)), field.type)
     except pa.ArrowInvalid as error:

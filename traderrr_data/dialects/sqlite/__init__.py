@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traderrr_data.dialects.base import READ_ONLY, Dialect, match_keys
-from traderrr_data.dialects.sqlite import catalog, columns, copying, facts, frames, migrations, rows
+from traderrr_data.dialects.sqlite import catalog, cells, columns, copying, facts, frames, migrations, rows
 
 SQLITE = Dialect(
     name="SQLite",
@@ -32,4 +32,5 @@ SQLITE = Dialect(
     copying=copying.COPYING,
     merge_columns=columns.merge_columns,
     merge_driver="aiosqlite",
+    short_page=cells.SHORT_PAGE,
 )

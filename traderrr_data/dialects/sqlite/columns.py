@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sqlalchemy as sa
@@ -85,7 +86,6 @@ class _Work:
                 inserted = self._insert(cursor, chunk.cells)
                 found = self._look(cursor, chunk) if inserted < len(chunk) else []
             changed = self._compare(chunk, [row for row in found if not row[1]])
-            self._changed += [self._row(chunk, number) for number, verdict in changed.items() if verdict == "updated"]
             self._write(cursor, least=_ROWS_A_STATEMENT)
             counts: Counter[str] = Counter(changed.values())
             counts["inserted"] = inserted
@@ -157,17 +157,23 @@ class _Work:
         return cursor.fetchall()
 
     def _compare(self, chunk: _Chunk, different: Sequence[Cells]) -> dict[int, Verdict]:
-        """Return what becomes of the rows that are stored and read otherwise, by number."""
+        """Return what becomes of the rows that are stored and read otherwise, by number; have some updated."""
         verdicts: dict[int, Verdict] = {}
+        compared = [(self._at[name], kind) for name, kind in zip(self._compared, self._kinds, strict=True)]
         for number, _, *cells in different:
             row = self._row(chunk, number)
-            given = [row[self._at[name]] for name in self._compared]
-            if all(map(_reads_as, cells, given, self._kinds)):
+            for cell, (at, kind) in zip(cells, compared):  # noqa: B905 - the finality follows
+                if cell != row[at] and not _reads_as(cell, row[at], kind):
+                    break
+            else:
                 continue
             if self._merge.on_conflict == "repeat":
                 raise RowByRow
-            outranked = bool(self._finality) and self._outranks(cells[len(given) :], row)
-            verdicts[number] = "skipped" if outranked else "updated"
+            if self._finality and self._outranks(cells[len(compared) :], row):
+                verdicts[number] = "skipped"
+            else:
+                verdicts[number] = "updated"
+                self._changed.append(row)
         return verdicts
 
     def _outranks(self, stored: Sequence[Any], row: Cells) -> bool:
@@ -184,12 +190,12 @@ class _Work:
     def _update(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> None:
         values, key = self._merge.values, self._merge.key
         self._keep(cursor, rows)
-        order = [self._at[name] for name in (*values, *key)]
+        cells_of = itemgetter(*(self._at[name] for name in (*values, *key)))
         sets = ", ".join(f"{_quoted(name)} = ?" for name in values)
         where = " AND ".join(f"{_quoted(name)} = ?" for name in key)
         cursor.executemany(
             f"UPDATE {self._table} SET updated_at = max(?, updated_at), {sets} WHERE {where}",
-            [(self._now, *(row[position] for position in order)) for row in rows],
+            [(self._now, *cells_of(row)) for row in rows],
         )
 
     def _keep(self, cursor: sqlite3.Cursor, rows: Sequence[Cells]) -> None:

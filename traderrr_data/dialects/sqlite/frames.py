@@ -1,6 +1,7 @@
-"""How SQLite gives many rows: a page as one text for each column, put together beside the interpreter.
+"""How SQLite gives many rows: a short page cell by cell, a long one as one text for each column.
 
-A value for each cell would cost three times as much, and hold the interpreter's lock all the while.
+The texts are put together beside the interpreter, in one step. Cells take its lock anew for each row, for which a busy
+event loop lets them wait; a short page of them is there sooner all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from traderrr_data.dialects.base import Key, Page, loose_scan
+from traderrr_data.dialects.sqlite.cells import SHORT_PAGE, short_page
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,11 +48,13 @@ async def fetch_page(
 ) -> Page | None:
     """Fetch the first rows of a query; see `Dialect`. None if SQL cannot tell what one of the cells reads as."""
     query = query.order_by(*key).limit(rows)
+    names = [column.name for column in key if column.name in schema.names]
+    if rows <= SHORT_PAGE:
+        return await short_page(connection, query, names, schema, rows)
     columns = [_column(column, field) for column, field in zip(query.selected_columns, schema, strict=True)]
     page = query.add_columns(*(column.scaled for column in columns if column.scaled is not None)).subquery("page")
     sure = " AND ".join(column.sure for column in columns if column.sure) or "1"
     sums = [f"CAST(group_concat(coalesce({column.cell}, ''), '\n') AS BLOB)" for column in columns]
-    names = [column.name for column in key if column.name in schema.names]
     wanted: list[sa.ColumnElement[Any]] = [
         sa.literal_column(text) for text in ("count(*)", f"total(CASE WHEN {sure} THEN 1 ELSE 0 END)", *sums)
     ]
