@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _ROWS_A_PAGE = 50_000
+_SHORT = 4_000  # rows, which take the event loop less time than a thread takes to begin and end on a busy machine
 _ROWS_A_TURN = 1_000  # that are read cell by cell before the event loop has its turn
 
 
@@ -135,9 +136,13 @@ class _Page:
         self._building: asyncio.Task[pa.RecordBatch] | None = None
         self._batch: pa.RecordBatch | None = None
 
+    @property
+    def _is_short(self) -> bool:
+        return self._found.rows is not None and self._found.rows <= _SHORT
+
     def begin(self) -> None:
         """Begin to build it in a thread."""
-        if self._batch is None:
+        if self._batch is None and not self._is_short:
             self._building = asyncio.create_task(asyncio.to_thread(self._built, self._found.build))
 
     def stop(self) -> None:
@@ -149,7 +154,10 @@ class _Page:
         """Return its columns; the connection must be free, since some pages are read anew, cell by cell."""
         if self._batch is None:
             try:
-                self._batch = await (self._building or asyncio.to_thread(self._built, self._found.build))
+                if self._is_short:
+                    self._batch = self._built(self._found.build)
+                else:
+                    self._batch = await (self._building or asyncio.to_thread(self._built, self._found.build))
             except CellByCell:
                 self._batch = await self._from_cells()
         return self._batch

@@ -166,11 +166,13 @@ class Page:
     Attributes:
         build: makes Arrow columns of them, beside the event loop; raises CellByCell where that cannot be.
         is_last: no row follows.
+        rows: how many there are, if that is known before the page is built.
         end: the last row's columns of the key, if they are known before the page is built.
     """
 
     build: Callable[[], pa.RecordBatch]
     is_last: bool
+    rows: int | None = None
     end: Mapping[str, Any] | None = None
 
 

@@ -111,15 +111,20 @@ def decimals_of_doubles(whole: pa.Array, kind: pa.DataType) -> pa.Array:
     Raises:
         CellByCell: one has more digits than tell a double's decimal.
     """
-    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
-
     values = np.asarray(whole.fill_null(0))
     size = np.abs(values)
     if ((size >= _SPACED) & ((size >= _WHOLE_IN_A_DOUBLE) | (values % 10 != 0))).any():  # 15 digits and a 0 tell it
         raise CellByCell("a number is too large for a double to tell its last decimal")
-    words = np.stack([values, values >> 63], axis=1)
-    valid = pa.array(~nulls(whole)).buffers()[1] if whole.null_count else None
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(words)])
+    return decimals_of_whole(values, nulls(whole), kind)
+
+
+def decimals_of_whole(whole: Whole, null: Mask, kind: pa.DataType) -> pa.Array:
+    """Return whole numbers of the last decimal as decimals."""
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
+    words = np.stack([whole, whole >> 63], axis=1)
+    valid = pa.array(~null).buffers()[1] if null.any() else None
+    return pa.Array.from_buffers(kind, len(whole), [valid, pa.py_buffer(words)])
 
 
 def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
@@ -138,9 +143,19 @@ def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     valid = pa.array(lengths > 0).buffers()[1] if field.nullable and not lengths.all() else None
     buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(letters[letters != _END_OF_LINE])]
-    texts = pa.Array.from_buffers(pa.string(), rows, buffers)
+    return read_texts(pa.Array.from_buffers(pa.string(), rows, buffers), field.type)
+
+
+def read_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return texts as values of a type; instants are in UTC.
+
+    Raises:
+        CellByCell: one cannot be read as that.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+
     try:
-        return _as_stored(texts.cast(_read_as(field.type, zoned=False)), field.type)
+        return _as_stored(texts.cast(_read_as(kind, zoned=False)), kind)
     except pa.ArrowInvalid as error:
         raise CellByCell(str(error)) from error
 
