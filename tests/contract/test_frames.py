@@ -285,6 +285,21 @@ async def test_a_frame_may_be_the_first_statement_of_a_transaction(db: DatabaseM
         assert (await market_data.daily_frame(session)).num_rows == 0
 
 
+async def test_a_page_that_is_a_connections_first_statement_begins_its_transaction(db: DatabaseManager) -> None:
+    names = [column.name for column in DailyData.__table__.columns]
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily()])
+        wanted = columns_of(session, DailyData, names, "date", None, start=None, end=None)
+    reader = db.engine.execution_options(**db.dialect.reader_options)
+    for _ in range(2):  # the second time on the connection that the first one gave back
+        async with reader.connect() as connection:
+            schema = schema_of(DailyData, names, exact=True)
+            page = await db.dialect.fetch_page(connection, wanted.query, wanted.key, schema, 10)
+            assert page is not None
+            assert page.build().num_rows == 1
+            assert connection.in_transaction()
+
+
 async def stored_bars(db: DatabaseManager, tickers: int, each: int) -> None:
     dates = pa.array(np.tile(np.arange(each, dtype=np.int32) + 10_000, tickers)).cast(pa.date32())
     count = tickers * each

@@ -53,6 +53,9 @@ async def fetch_page(
     statement = str(query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
     if "\\" in statement:
         return None
+    if not connection.in_transaction():
+        # Through SQLAlchemy, which begins the transaction, a reading one for real, with its first statement.
+        await connection.exec_driver_sql("SELECT 1")
     driver: Any = (await connection.get_raw_connection()).driver_connection
     found = await rowset.query(driver, statement % ())  # the dialect writes every % twice, for the driver's own sake
     names = [column.name for column in key if column.name in schema.names]
