@@ -144,6 +144,63 @@ async def test_usual_bars_do_not_go_cell_by_cell(session: AsyncSession, price: f
     assert page.build().num_rows == 10
 
 
+PRICES = [
+    "10",
+    "10.001",
+    "5.0000001",
+    "10.0000001",
+    "12.0004",
+    "0.001",
+    "-10.0000001",
+    "99999999",
+    "1000000000",
+    "0.24",
+]
+VOLUMES: list[Any] = [10**8, 10**12, 922_337_203_685, "12345678.5", None, 0, "0.00000001", 10, "13.0004", 99_999_999]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+async def test_numbers_of_every_size_come_back_in_pages_of_every_size(session: AsyncSession, rows: int) -> None:
+    stored = [
+        daily(ticker, date, **flat(PRICES[(number + at) % len(PRICES)]), source="" if at % 2 else None)
+        | {"volume": VOLUMES[(number * 3 + at) % len(VOLUMES)]}
+        for number, ticker in enumerate(["A", "A\\B", "東京"])
+        for at, date in enumerate(days(10))
+    ]
+    await market_data.upsert_daily(session, stored)
+    assert await holds_what_the_lists_hold(session) == 30
+    batches = [batch async for batch in market_data.stream_daily(session, batch_rows=rows)]
+    assert pa.Table.from_batches(batches).to_pylist() == (await market_data.daily_frame(session)).to_pylist()
+
+
+async def test_dates_and_instants_that_are_far_off_come_back(session: AsyncSession) -> None:
+    dates = [
+        dt.date(1000, 1, 1),
+        dt.date(1582, 10, 15),
+        dt.date(1969, 12, 31),
+        dt.date(2000, 1, 14),
+        dt.date(9999, 12, 31),
+    ]
+    instants = [dt.datetime(date.year, date.month, date.day, 23, 59, 59, 999_999, dt.UTC) for date in dates]
+    await market_data.upsert_daily(session, [daily(date=date) for date in dates])
+    await market_data.upsert_intraday(session, [intraday(datetime=instant) for instant in instants], timeframe="1m")
+    assert await holds_what_the_lists_hold(session) == 2 * len(dates)
+    batches = [batch async for batch in market_data.stream_intraday(session, timeframe="1m", batch_rows=1)]
+    assert [batch["datetime"][0].as_py() for batch in batches] == instants
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_the_frame_of_one_ticker_is_as_that_ticker_in_the_frame_of_all(
+    session: AsyncSession, exact: bool
+) -> None:
+    await market_data.upsert_daily(session, odd_rows(daily))
+    whole = await market_data.daily_frame(session, exact=exact)
+    for ticker in ODD_TICKERS:
+        alone = await market_data.daily_frame(session, [ticker], exact=exact)
+        assert alone.schema == whole.schema
+        assert alone.to_pylist() == [row for row in whole.to_pylist() if row["ticker"] == ticker]
+
+
 MEASURED = ["153.30000305175781", "0.1", "0.30000000000000004", "1.00000000005", "0.00000000015", "-153.30000305175781"]
 MEASURED += ["524288.5", "524289.12345678901", "900000.1", "123456789.12345678", "99999.99999999999", "7e-11", "1e9"]
 
@@ -267,6 +324,21 @@ async def test_a_frame_may_be_the_first_statement_of_a_transaction(db: DatabaseM
         await market_data.upsert_daily(session, [daily()])
         await session.rollback()
         assert (await market_data.daily_frame(session)).num_rows == 0
+
+
+async def test_a_page_that_is_a_connections_first_statement_begins_its_transaction(db: DatabaseManager) -> None:
+    names = [column.name for column in DailyData.__table__.columns]
+    async with db.session_context() as session:
+        await market_data.upsert_daily(session, [daily()])
+        wanted = columns_of(session, DailyData, names, "date", None, start=None, end=None)
+    reader = db.engine.execution_options(**db.dialect.reader_options)
+    for _ in range(2):  # the second time on the connection that the first one gave back
+        async with reader.connect() as connection:
+            schema = schema_of(DailyData, names, exact=True)
+            page = await db.dialect.fetch_page(connection, wanted.query, wanted.key, schema, 10)
+            assert page is not None
+            assert page.build().num_rows == 1
+            assert connection.in_transaction()
 
 
 async def stored_bars(db: DatabaseManager, tickers: int, each: int) -> None:

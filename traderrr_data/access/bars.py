@@ -176,6 +176,10 @@ def columns_of(
         # Two limits instead of `=` where many tickers are read: MariaDB and SQLite would not see that the index has
         # the rows in the wanted order, and sort them anew for every page.
         chosen += [column[name] == value] if single else [column[name] >= value, column[name] <= value]
+    key = [column["ticker"], *(column[name] for name in constants), column[time]]
+    if wanted and single:
+        # The order that is left to tell is that of time; MariaDB would sort by what is the same in all rows.
+        key, constants = [column[time]], {**constants, "ticker": wanted[0]}
     return Columns(
         model,
         names,

@@ -143,7 +143,7 @@ class _Page:
 
     def begin(self) -> None:
         """Begin to build it in a thread."""
-        if self._batch is None and not self._found.is_built:
+        if self._batch is None and not self._found.is_quick:
             self._building = asyncio.create_task(asyncio.to_thread(self._built, self._found.build))
 
     def stop(self) -> None:
@@ -161,7 +161,7 @@ class _Page:
         return self._batch
 
     async def _by_columns(self) -> pa.RecordBatch:
-        if self._found.is_built:
+        if self._found.is_quick:
             return self._built(self._found.build)
         return await (self._building or asyncio.to_thread(self._built, self._found.build))
 

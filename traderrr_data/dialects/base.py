@@ -170,6 +170,10 @@ class CellByCell(Exception):  # noqa: N818 - it says what is to be done
     """These rows must be read cell by cell: columns cannot tell what they hold."""
 
 
+QUICKLY_BUILT = 4_000
+"""Rows of a page that is built in a few milliseconds by numpy."""
+
+
 @dataclass(frozen=True)
 class Page:
     """Some rows of a query on their way out, in the order of its key.
@@ -178,13 +182,13 @@ class Page:
         build: makes Arrow columns of them, beside the event loop; raises CellByCell where that cannot be.
         is_last: no row follows.
         end: the last row's columns of the key, if they are known before the page is built.
-        is_built: `build` has next to nothing left to do, so that a thread would cost more.
+        is_quick: building takes less time than a thread takes to begin and end on a busy machine.
     """
 
     build: Callable[[], pa.RecordBatch]
     is_last: bool
     end: Mapping[str, Any] | None = None
-    is_built: bool = False
+    is_quick: bool = False
 
 
 FetchPage: TypeAlias = Callable[

@@ -120,7 +120,7 @@ def decimals_of_doubles(whole: pa.Array, kind: pa.DataType) -> pa.Array:
     values = np.asarray(whole.fill_null(0))
     if not _told(values).all():
         raise CellByCell("a number is too large for a double to tell its last decimal")
-    return _decimals_of(values, whole, kind)
+    return decimals_of_whole(values, nulls(whole), kind)
 
 
 def _told(values: npt.NDArray[Any]) -> Mask:
@@ -150,17 +150,17 @@ def decimals_read(column: pa.Array, kind: pa.DataType) -> pa.Array:
             sure |= clear & (np.abs(product) < _SURE)
     if not sure.all():
         raise CellByCell("only the digits of a double tell its decimal")
-    return _decimals_of(nearest.astype(np.int64), column, kind)
+    return decimals_of_whole(nearest.astype(np.int64), nulls(column), kind)
 
 
-def _decimals_of(whole: Whole, column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return whole numbers of a last decimal as decimals, null where a column is."""
+def decimals_of_whole(whole: Whole, null: Mask, kind: pa.DataType) -> pa.Array:
+    """Return whole numbers of the last decimal as decimals."""
     import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
 
     words = np.empty((len(whole), 2), dtype=np.int64)
     words[:, 0] = whole
     words[:, 1] = whole >> 63
-    valid = pa.array(~nulls(column)).buffers()[1] if column.null_count else None
+    valid = pa.array(~null).buffers()[1] if null.any() else None
     return pa.Array.from_buffers(kind, len(whole), [valid, pa.py_buffer(words)])
 
 
@@ -180,19 +180,19 @@ def array_of_lines(text: bytes, field: pa.Field, rows: int) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     valid = pa.array(lengths > 0).buffers()[1] if field.nullable and not lengths.all() else None
     buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(letters[letters != _END_OF_LINE])]
-    return array_of_texts(pa.Array.from_buffers(pa.string(), rows, buffers), field)
+    return read_texts(pa.Array.from_buffers(pa.string(), rows, buffers), field.type)
 
 
-def array_of_texts(texts: pa.Array, field: pa.Field) -> pa.Array:
-    """Return texts as the values that they spell.
+def read_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return texts as values of a type; instants are in UTC.
 
     Raises:
-        CellByCell: one cannot be read as the field's type.
+        CellByCell: one cannot be read as that.
     """
     import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
 
     try:
-        return _as_stored(texts.cast(_read_as(field.type, zoned=False)), field.type)
+        return _as_stored(texts.cast(_read_as(kind, zoned=False)), kind)
     except pa.ArrowInvalid as error:
         raise CellByCell(str(error)) from error
 

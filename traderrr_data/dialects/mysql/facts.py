@@ -33,7 +33,6 @@ from traderrr_data.errors import (
 # NO_AUTO_VALUE_ON_ZERO: an id of 0 is stored as 0. The rest turns silent changes into errors.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 _SQL_MODE += ",NO_AUTO_VALUE_ON_ZERO"
-_LONGEST_TEXT = 2**30  # of GROUP_CONCAT, which would be cut without an error
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _ERRORS: dict[type[TraderrrDataError], tuple[int, ...]] = {
@@ -60,7 +59,7 @@ _PARAMETERS = {
 
 def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     """Return the arguments of ``create_engine``."""
-    init_command = f"SET time_zone='+00:00', sql_mode='{_SQL_MODE}', group_concat_max_len={_LONGEST_TEXT}"
+    init_command = f"SET time_zone='+00:00', sql_mode='{_SQL_MODE}'"
     if options.statement_timeout is not None:
         seconds = options.statement_timeout
         # Comments that only MariaDB, and only MySQL, executes.

@@ -1,4 +1,4 @@
-"""How MySQL and MariaDB give many rows: a page as one text, which no driver has to take apart."""
+"""How MySQL and MariaDB give many rows: as they send them, which no driver has to take apart."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import Key, Page
+from traderrr_data.dialects.base import QUICKLY_BUILT, CellByCell, Key, Page
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MOST_ROWS = 50_000  # whose text fits the usual max_allowed_packet of 16 MiB
+    from traderrr_data.dialects.mysql.rowset import Rowset
 
 
 def after_key(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
@@ -41,33 +41,42 @@ async def fetch_page(
     schema: pa.Schema,
     rows: int,
 ) -> Page | None:
-    """Fetch the first rows of a query; see `Dialect`.
+    """Fetch the first rows of a query; see `Dialect`. Only aiomysql is spoken to.
 
-    The page's last key is found first: a page that ends there needs no LIMIT, for which the server would copy it.
+    What a backslash in a literal means is a setting, so that a query with one is not for it.
     """
-    rows = min(rows, _MOST_ROWS)
-    bound = query.with_only_columns(*key, maintain_column_froms=True).order_by(*key).limit(1).offset(rows - 1)
-    last = (await connection.execute(bound)).first()
-    if last is not None:
-        query = query.where(sa.not_(after_key(key, tuple(last))))
-    cells = ", ".join(map(_cell, schema))
-    lines: sa.ColumnElement[str] = sa.literal_column(f"GROUP_CONCAT(CONCAT_WS('\t', {cells}) SEPARATOR '\n')")
-    found = await connection.execute(sa.select(sa.func.count(), lines).select_from(query.subquery("page")))
-    count, text = found.one()
+    if connection.dialect.driver != "aiomysql":
+        return None
+    from traderrr_data.dialects.mysql import rowset  # noqa: PLC0415 - loaded only where aiomysql is the driver
+
+    query = query.order_by(*key).limit(rows)
+    statement = str(query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+    if "\\" in statement:
+        return None
+    if not connection.in_transaction():
+        # Through SQLAlchemy, which begins the transaction, a reading one for real, with its first statement.
+        await connection.exec_driver_sql("SELECT 1")
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    found = await rowset.query(driver, statement % ())  # the dialect writes every % twice, for the driver's own sake
     names = [column.name for column in key if column.name in schema.names]
 
     def build() -> pa.RecordBatch:
-        from traderrr_data.dialects.wire import batch_of_text, in_order  # noqa: PLC0415 - it loads numpy
+        from traderrr_data.dialects.mysql import spelled  # noqa: PLC0415 - it loads numpy
 
-        # A text that was cut, by group_concat_max_len or max_allowed_packet, has too few lines.
-        return in_order(batch_of_text((text or "").encode() + b"\n", schema, count, null="", zoned=False), names)
+        return spelled.batch_of(found, schema)
 
-    return Page(build, is_last=last is None, end=None if last is None else last._asdict())
+    count = len(found.begins)
+    end = None if count < rows else _end(found, schema, names)
+    return Page(build, is_last=count < rows, end=end, is_quick=count <= QUICKLY_BUILT)
 
 
-def _cell(field: pa.Field) -> str:
-    """Return a cell's text in SQL: empty for NULL, and what cannot be read for an empty text that might be NULL."""
-    name = f"page.`{field.name}`"
-    if not field.nullable:
-        return name
-    return f"IFNULL(IF({name} = '', '\r', {name}), '')" if str(field.type) == "string" else f"IFNULL({name}, '')"
+def _end(found: Rowset, schema: pa.Schema, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the last row's cells of the key; None if they cannot be read by themselves."""
+    from traderrr_data.dialects.mysql import spelled  # noqa: PLC0415 - it loads numpy
+
+    try:
+        [row] = spelled.batch_of(found.last(), schema).select(names).to_pylist()
+    except CellByCell:
+        return None
+    end: dict[str, Any] = row
+    return end

@@ -19,7 +19,7 @@ from aiomysql.connection import CLIENT, COMMAND, CR, LoadLocalPacketWrapper, OKP
 
 from traderrr_data.errors import ConfigurationError
 
-__all__ = ["Connection", "Error", "connect", "load_local"]
+__all__ = ["Connection", "Error", "connect", "load_local", "refuse"]
 
 _BYTES_A_PACKET = 1 << 18
 _PATIENCE = 1.0  # seconds
@@ -115,17 +115,18 @@ async def load_local(connection: Connection, table: str, columns: str, text: mem
     await connection._execute_command(COMMAND.COM_QUERY, statement)
     request = await connection._read_packet()
     if not request.is_load_local_packet() or LoadLocalPacketWrapper(request).filename != name.encode():
-        _refuse(connection)
+        refuse(connection)
     await _send(connection, text)
     outcome = await connection._read_packet()
     if not outcome.is_ok_packet():
-        _refuse(connection)
+        refuse(connection)
     answer = OKPacketWrapper(outcome)
     connection.server_status = answer.server_status
     return answer.affected_rows, answer.warning_count
 
 
-def _refuse(connection: Connection) -> NoReturn:
+def refuse(connection: Connection) -> NoReturn:
+    """Close a connection whose server sends what was not asked for, and raise ConfigurationError."""
     connection.close()
     raise ConfigurationError(_REFUSED)
 

@@ -1,4 +1,4 @@
-"""How PostgreSQL gives many rows: COPY, whose lines Arrow reads."""
+"""How PostgreSQL gives many rows: columns that it packs, or COPY, whose lines Arrow reads, of texts of any length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from traderrr_data.dialects.base import CellByCell, Key, Page, loose_scan
+from traderrr_data.dialects.base import QUICKLY_BUILT, CellByCell, Key, Page, loose_scan
+from traderrr_data.dialects.postgresql.driver import driver_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +40,54 @@ async def fetch_page(
     schema: pa.Schema,
     rows: int,
 ) -> Page | None:
-    """Fetch the first rows of a query; see `Dialect`. Only asyncpg is spoken to.
+    """Fetch the first rows of a query; see `Dialect`.
+
+    A packed column must fit a value, which has 1 GiB at most: bars do, and documents need not.
+    """
+    from traderrr_data.dialects.postgresql.packed import is_packed  # noqa: PLC0415 - it loads numpy
+
+    are_short = all(getattr(column.type, "length", 0) is not None for column in query.selected_columns)
+    fetch = _fetch_packed if are_short and is_packed(schema) else _copy
+    return await fetch(connection, query, key, schema, rows)
+
+
+async def _fetch_packed(
+    connection: AsyncConnection,
+    query: sa.Select[Any],
+    key: Sequence[sa.ColumnElement[Any]],
+    schema: pa.Schema,
+    rows: int,
+) -> Page:
+    from traderrr_data.dialects.postgresql import packed  # noqa: PLC0415 - it loads numpy
+
+    page = query.order_by(*key).limit(rows).subquery("page")
+    columns: list[sa.ColumnElement[bytes]] = [
+        sa.literal_column(packed.packing(field, f'page."{field.name}"')) for field in schema
+    ]
+    count, *found = (await connection.execute(sa.select(sa.func.count(), *columns).select_from(page))).one()
+    names = [column.name for column in key if column.name in schema.names]
+    end: dict[str, Any] | None = None
+    if count == rows:
+        places = {field.name: place for place, field in enumerate(schema)}
+        end = {name: packed.last_of(schema.field(name), found[places[name]], count) for name in names}
+
+    def build() -> pa.RecordBatch:
+        from traderrr_data.dialects.wire import in_order  # noqa: PLC0415 - it loads numpy
+
+        return in_order(packed.batch_of(found, schema, count), names)
+
+    is_sure = end is not None and None not in end.values()
+    return Page(build, is_last=count < rows, end=end if is_sure else None, is_quick=count <= QUICKLY_BUILT)
+
+
+async def _copy(
+    connection: AsyncConnection,
+    query: sa.Select[Any],
+    key: Sequence[sa.ColumnElement[Any]],
+    schema: pa.Schema,
+    rows: int,
+) -> Page | None:
+    """Fetch them by COPY. Only asyncpg is spoken to.
 
     COPY takes no parameters. What a backslash in a literal means is a setting, so that such a query is not for it.
     """
@@ -49,10 +97,7 @@ async def fetch_page(
     statement = str(query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
     if "\\" in statement:
         return None
-    driver: Any = (await connection.get_raw_connection()).driver_connection
-    if not driver.is_in_transaction():
-        # Through SQLAlchemy, which begins the transaction only with its first statement.
-        await connection.exec_driver_sql("SELECT 1")
+    driver = await driver_of(connection)
     blocks: list[bytes] = []
 
     async def keep(block: bytes) -> None:

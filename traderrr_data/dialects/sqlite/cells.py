@@ -43,7 +43,7 @@ async def short_page(
 
     last = {name: found.last[schema.names.index(name)] for name in key} if found.last else {}
     known = bool(last) and all(isinstance(cell, str | int) for cell in last.values())
-    return Page(build, is_last=found.count < rows, end=last if known else None, is_built=True)
+    return Page(build, is_last=found.count < rows, end=last if known else None, is_quick=True)
 
 
 def _bound(statement: sa.Compiled, dialect: sa.Dialect) -> list[Any]:
@@ -100,7 +100,7 @@ def _column(cells: Sequence[Any], field: pa.Field) -> pa.Array:
     """
     import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
 
-    from traderrr_data.dialects.wire import array_of_texts  # noqa: PLC0415 - as above
+    from traderrr_data.dialects.wire import read_texts  # noqa: PLC0415 - as above
 
     if cells and cells[0] is cells[-1] is None and cells.count(None) == len(cells):
         return pa.nulls(len(cells), field.type)
@@ -113,7 +113,7 @@ def _column(cells: Sequence[Any], field: pa.Field) -> pa.Array:
             return pa.array(cells, field.type)
         texts = pa.array(cells) if cells else pa.nulls(0, pa.string())
         if pa.types.is_string(texts.type):  # what holds bytes or numbers is of another type, or of none
-            return array_of_texts(texts, field)
+            return read_texts(texts, field.type)
     except (pa.ArrowException, OverflowError) as error:
         raise CellByCell(str(error)) from error
     raise CellByCell(f"{field.name} does not hold texts only")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from traderrr_data.dialects.base import READ_ONLY, EngineOptions
 from traderrr_data.errors import (
@@ -83,7 +83,7 @@ def engine_arguments(url: sa.URL, options: EngineOptions) -> dict[str, Any]:
     A database in memory lives in its one connection, so sessions take turns on it, and it is gone with that
     connection, as when a task is cancelled during a statement.
     """
-    pool = options.pool | {"pool_pre_ping": False, "pool_recycle": -1, "pool_reset_on_return": None}  # `_reset` does it
+    pool = options.pool | {"pool_pre_ping": False, "pool_recycle": -1}
     if url.database in (None, "", ":memory:"):
         pool |= {"pool_size": 1, "max_overflow": 0}
     # isolation_level=None: the driver begins nothing by itself, `_begin` does. Otherwise SAVEPOINT, DDL and reads run
@@ -110,7 +110,6 @@ def install(engine: sa.Engine, options: EngineOptions) -> None:
         _watch_the_file(engine, path)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "commit", _warn_of_a_long_write)
-    event.listen(engine, "reset", _reset)
     event.listen(engine.pool, "invalidate", _free_the_lock)
 
 
@@ -212,13 +211,6 @@ def _warn_of_a_long_write(connection: sa.Connection) -> None:
     began = connection.info.pop("began", None)
     if began is not None and (seconds := time.monotonic() - began) > _LONG_WRITE:
         logger.warning("a write transaction held the file's lock for %.1f s: every other writer waited", seconds)
-
-
-def _reset(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry, state: PoolResetState) -> None:
-    """Roll back what is open: to visit the connection's thread for nothing takes as long as a small read."""
-    driver = getattr(dbapi_connection, "driver_connection", None)
-    if state.asyncio_safe and (driver is None or driver._conn.in_transaction):
-        dbapi_connection.rollback()
 
 
 def _free_the_lock(
