@@ -27,6 +27,8 @@ async def short_page(
     """Fetch a page of at most so many rows; see `Dialect`. None if a text is no UTF-8."""
     statement = query.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
     values = _bound(statement, connection.dialect)
+    if not connection.in_transaction():
+        await connection.exec_driver_sql("SELECT 1")  # through SQLAlchemy, which begins with its first statement
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - for the type checker: the connection is open
     try:
