@@ -137,7 +137,7 @@ async def test_usual_bars_do_not_go_cell_by_cell(session: AsyncSession, price: f
     bars += [daily("B", **flat(price), volume=None, observed_at=OPENING)]
     await market_data.upsert_daily(session, bars)
     names = [column.name for column in DailyData.__table__.columns]
-    wanted = columns_of(session, DailyData, names, "date", None, start=None, end=None)
+    wanted = columns_of(DailyData, names, "date", None, start=None, end=None)
     dialect, connection = dialects.for_session(session), await session.connection()
     page = await dialect.fetch_page(connection, wanted.query, wanted.key, schema_of(DailyData, names, exact=True), rows)
     assert page is not None
@@ -330,7 +330,7 @@ async def test_a_page_that_is_a_connections_first_statement_begins_its_transacti
     names = [column.name for column in DailyData.__table__.columns]
     async with db.session_context() as session:
         await market_data.upsert_daily(session, [daily()])
-        wanted = columns_of(session, DailyData, names, "date", None, start=None, end=None)
+        wanted = columns_of(DailyData, names, "date", None, start=None, end=None)
     reader = db.engine.execution_options(**db.dialect.reader_options)
     for _ in range(2):  # the second time on the connection that the first one gave back
         async with reader.connect() as connection:
@@ -348,6 +348,23 @@ async def stored_bars(db: DatabaseManager, tickers: int, each: int) -> None:
     table = pa.table({"ticker": np.repeat([f"T{n:03}" for n in range(tickers)], each), "date": dates, **flat(prices)})
     async with db.session_context() as session:
         await market_data.upsert_daily(session, table)
+
+
+async def test_a_list_of_tickers_comes_whole_and_in_order_whatever_each_has(db: DatabaseManager) -> None:
+    # None of some, few of most, and many of one: groups of tickers grow and shrink.
+    counts = {f"T{number:03}": 60 if number == 41 else number % 4 for number in range(90)}
+    async with db.session_context() as session:
+        given = [daily(ticker, date) for ticker, count in counts.items() for date in days(count)]
+        await market_data.upsert_daily(session, [*given, *(daily("T041A", date) for date in days(9))])
+    expected = sorted((row["ticker"], row["date"]) for row in given)
+    wanted = [*reversed(counts), "ABSENT", "T999"]
+    async with db.session_context(read_only=True) as session:
+        frame = await market_data.daily_frame(session, wanted)
+        batches = [batch async for batch in market_data.stream_daily(session, wanted, batch_rows=7)]
+        assert (await market_data.daily_frame(session, [])).num_rows == 0
+    assert max(batch.num_rows for batch in batches) == 7
+    for table in (frame, pa.Table.from_batches(batches)):
+        assert list(zip(*(table[name].to_pylist() for name in ("ticker", "date")), strict=True)) == expected
 
 
 async def test_the_frame_of_five_hundred_tickers_has_them_all(db: DatabaseManager) -> None:

@@ -140,7 +140,6 @@ def _newest(table: sa.Table, time: str, each: sa.Subquery, wanted: Mapping[str, 
 
 
 def columns_of(
-    session: AsyncSession,
     model: type[Bar],
     names: Sequence[str],
     time: str,
@@ -154,7 +153,6 @@ def columns_of(
     """Return what a stream or a frame reads: bars of a window, by ticker and time.
 
     Args:
-        session: tells the database.
         model: whose bars.
         names: the columns, in their order.
         time: the name of the column of time.
@@ -169,17 +167,14 @@ def columns_of(
     key = [column["ticker"], *(column[name] for name in constants), column[time]]
     wanted = each_once(column["ticker"], tickers)
     single = wanted is not None and len(wanted) == 1
-    if wanted and single:
-        constants["ticker"] = wanted[0]
-    chosen = [] if single else among(session, column["ticker"], wanted)
+    if wanted is not None and single:
+        # The order that is left to tell is that of time; MariaDB would sort by what is the same in all rows.
+        constants["ticker"], key, wanted = wanted[0], [column[time]], None
+    chosen: list[sa.ColumnElement[bool]] = []
     for name, value in constants.items():
         # Two limits instead of `=` where many tickers are read: MariaDB and SQLite would not see that the index has
         # the rows in the wanted order, and sort them anew for every page.
         chosen += [column[name] == value] if single else [column[name] >= value, column[name] <= value]
-    key = [column["ticker"], *(column[name] for name in constants), column[time]]
-    if wanted and single:
-        # The order that is left to tell is that of time; MariaDB would sort by what is the same in all rows.
-        key, constants = [column[time]], {**constants, "ticker": wanted[0]}
     return Columns(
         model,
         names,
@@ -188,6 +183,7 @@ def columns_of(
         ),
         key,
         constants,
+        wanted,
     )
 
 

@@ -350,7 +350,7 @@ def stream_daily(
         batch_rows: of one batch at most.
     """
     wanted = bars.columns_of(
-        session, DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
+        DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
     )
     return frames.stream(session, wanted, exact=exact, batch_rows=_rows_of_a_batch(batch_rows))
 
@@ -369,7 +369,6 @@ def stream_intraday(
 ) -> AsyncIterator[pa.RecordBatch]:
     """Return an iterator over the bars of one timeframe, by ticker and instant; in all else as `stream_daily`."""
     wanted = bars.columns_of(
-        session,
         IntradayData,
         _INTRADAY_COLUMNS,
         "datetime",
@@ -409,7 +408,7 @@ async def daily_frame(
         exact: decimal128 as stored; False for float64.
     """
     wanted = bars.columns_of(
-        session, DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
+        DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of
     )
     return await frames.frame(session, wanted, exact=exact)
 
@@ -427,7 +426,6 @@ async def intraday_frame(
 ) -> pa.Table:
     """Return intraday bars of one timeframe as one Arrow table, by ticker and instant; as `daily_frame`."""
     wanted = bars.columns_of(
-        session,
         IntradayData,
         _INTRADAY_COLUMNS,
         "datetime",

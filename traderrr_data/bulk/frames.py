@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _ROWS_A_PAGE = 50_000
+_FIRST_GROUP = 16  # values of a list that are asked for together at first
 _ROWS_A_TURN = 1_000  # that are read cell by cell before the event loop has its turn
 
 
@@ -33,6 +35,7 @@ class Columns:
         query: the rows, in no order: a SELECT of these columns but the constant ones, in the same order, by name.
         key: the columns of the query's FROM by which the rows are ordered; no two rows are alike in all of them.
         constants: columns that hold the same text in all rows.
+        among: which values the first column of the key has, in their order; None for any.
     """
 
     model: type[Base]
@@ -40,6 +43,7 @@ class Columns:
     query: sa.Select[Any]
     key: Sequence[sa.ColumnElement[Any]]
     constants: Mapping[str, str]
+    among: Sequence[str] | None = None
 
 
 async def stream(
@@ -78,8 +82,32 @@ async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Ta
 
 async def _pages(
     session: AsyncSession, wanted: Columns, *, exact: bool, rows: int, first: int | None = None
-) -> AsyncIterator[_Page]:
-    """Yield pages of so many rows, the first one of `first`."""
+) -> AsyncGenerator[_Page, None]:
+    """Yield pages of so many rows, the first one of `first`.
+
+    What is among many values is asked for a group of them at a time, with about a page's rows: PostgreSQL 15 does not
+    read an index in its order for a list of values, and would sort all their rows anew for every page.
+    """
+    match_keys = dialects.for_session(session).match_keys
+    at, size, query = 0, _FIRST_GROUP, wanted.query
+    while True:
+        if wanted.among is not None:
+            query = wanted.query.where(match_keys(wanted.key[:1], [(value,) for value in wanted.among[at : at + size]]))
+        count = 0
+        pages = _pages_of(query, session, wanted, exact=exact, rows=rows, first=None if at else first)
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                yield page
+                count += 1
+        at += size
+        if wanted.among is None or at >= len(wanted.among):
+            return
+        size = size * 2 if count == 1 else max(1, size // count)
+
+
+async def _pages_of(
+    chosen: sa.Select[Any], session: AsyncSession, wanted: Columns, *, exact: bool, rows: int, first: int | None
+) -> AsyncGenerator[_Page, None]:
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     dialect = dialects.for_session(session)
@@ -90,7 +118,7 @@ async def _pages(
         if session.autoflush:
             await session.flush()
         connection = await session.connection()
-        query = wanted.query.where(*after)
+        query = chosen.where(*after)
         async with dialect.speaking_to_driver(connection):
             found = await dialect.fetch_page(connection, query, wanted.key, stored, rows)
         cells = query.order_by(*wanted.key)
