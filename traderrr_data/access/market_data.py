@@ -69,7 +69,7 @@ async def upsert_daily(
             means None, and a row without any price is dropped. Or an async iterator of such batches, which are stored
             one after the other in bounded memory, small record batches together; a key that comes again in a later
             batch is a duplicate if both are stored together, and otherwise meets a stored row there.
-        series: the line of bars of all rows that do not name one.
+        series: the line of bars of rows that do not name one; if it is not empty, a row that names another is invalid.
         on_conflict: where a bar is stored: "update" it, "ignore" the row, or raise an "error".
         on_invalid: "raise" at the first invalid row, or "reject" it and go on.
         allow_inconsistent: store bars whose prices are out of order, as they were sent.
@@ -113,7 +113,7 @@ async def upsert_intraday(
         session: an open session.
         rows: as for `upsert_daily`; ``datetime`` is the bar's first instant, with a time zone.
         timeframe: the bars' length, such as ``1m``; None if every row has its own.
-        series: the line of bars of all rows that do not name one.
+        series: the line of bars of rows that do not name one; if it is not empty, a row that names another is invalid.
         on_conflict: where a bar is stored: "update" it, "ignore" the row, or raise an "error".
         on_invalid: "raise" at the first invalid row, or "reject" it and go on.
         allow_inconsistent: store bars whose prices are out of order, as they were sent.
@@ -299,7 +299,7 @@ async def list_intraday(
 async def latest_daily(
     session: AsyncSession, tickers: Iterable[str] | None = None, *, series: str = "", as_of: dt.datetime | None = None
 ) -> dict[str, DailyData]:
-    """Return the newest daily bar of each ticker, in the tickers' order; one without bars is not among them.
+    """Return the newest daily bar of each ticker, by ticker, sorted; one without bars is not among them.
 
     Args:
         session: any open session; nothing is written.

@@ -186,7 +186,7 @@ def diff(
         for change in found
         for column in (change.columns if change.new is not None else ("close",))
     ]
-    columns = ("ticker", "timeframe", "time", "column", "old", "new")
+    columns = ("ticker", "series", "timeframe", "time", "column", "old", "new")
     invocation.show(
         [asdict(change) for change in found], output.table_of(rows, columns) if rows else "nothing was rewritten"
     )

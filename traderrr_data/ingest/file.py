@@ -103,7 +103,7 @@ async def ingest_file(
         path: a file that ends in .csv, .csv.gz or .parquet.
         ticker: of all bars, for a file that does not say it.
         timeframe: of intraday bars, such as ``1m``, for a file that does not say it.
-        series: the line of bars of all rows that do not name one.
+        series: the line of bars of rows that do not name one; if it is not empty, a row that names another is invalid.
         price_basis: 'raw', 'split' or 'all', for a file that does not say it.
         allow_inconsistent: store bars whose prices are out of order, as they are.
         format: a name of `FORMATS`; None to tell it by the columns' names.

@@ -124,7 +124,7 @@ class Reader:
         return _by_time(INTRADAY, rows, newest_first=newest_first)
 
     async def latest_daily(self, tickers: Iterable[str], *, series: str = "") -> dict[str, DailyBar]:
-        """Return the newest daily bar of each ticker, in the tickers' order; one without bars is not among them."""
+        """Return the newest daily bar of each ticker, by ticker, sorted; one without bars is not among them."""
         return await self._latest(DAILY, tickers, series=series)
 
     async def latest_intraday(

@@ -68,8 +68,8 @@ class Acceptance:
     """What is required of a row.
 
     Args:
-        timeframe: of intraday rows that do not name one.
-        series: of rows that do not name one.
+        timeframe: of intraday rows that do not name one; a row that names another is invalid.
+        series: of rows that do not name one; if it is not empty, a row that names another is invalid.
         exact_decimals: the database can store every decimal.
         allow_inconsistent: take bars whose prices are out of order.
 

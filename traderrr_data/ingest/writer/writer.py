@@ -87,8 +87,8 @@ def bar_writer(
 
     Args:
         db: the database; the writer uses one connection of its pool at a time.
-        timeframe: of intraday rows that do not name one.
-        series: of rows that do not name one.
+        timeframe: of intraday rows that do not name one; a row that names another is refused. None where each says it.
+        series: of rows that do not name one; if it is not empty, a row that names another is refused.
         allow_inconsistent: store bars whose prices are out of order, as they were sent.
         max_delay: seconds after which a row of `BarWriter.put` is written, though few others have come.
         max_rows: of one transaction; so many are written without delay.
