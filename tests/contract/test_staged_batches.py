@@ -148,7 +148,7 @@ async def test_additions_without_a_key_are_stored_in_their_order(session: AsyncS
     assert ids[-1].id - ids[0].id == 2 * count - 1, "no number was left out"
 
 
-@pytest.mark.parametrize("count", [100, 1_500])
+@pytest.mark.parametrize("count", [100, 1_500, 4_500])
 async def test_writers_of_the_same_new_bars_all_succeed_and_count_exactly(db: DatabaseManager, count: int) -> None:
     every = bars(count)
 

@@ -49,6 +49,31 @@ def whole_numbers(column: pa.Array) -> Whole:
     return low
 
 
+def runs(columns: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Return the runs of rows that differ in the key's last column only: what they share, its first and its last value.
+
+    Args:
+        columns: rows in the order of their keys; those in which one of the key's columns is null are left out.
+        key: the names of its columns.
+
+    Returns:
+        A run a row, in columns of the key's types that are numbered from 0.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+    import pyarrow.compute as pc  # noqa: PLC0415 - as above
+
+    keys = columns.select(list(key)).drop_null().combine_chunks()
+    begins = np.zeros(keys.num_rows, dtype=np.bool_)
+    begins[:1] = True
+    for name in key[:-1]:
+        for column in keys[name].chunks:
+            begins[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]))
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], keys.num_rows)[: len(first)] - 1
+    found = [*(keys[name].take(first) for name in key), keys[key[-1]].take(last)]
+    return pa.table(found, names=list(map(str, range(len(found)))))
+
+
 def batch_of_text(text: bytes, schema: pa.Schema, rows: int, *, null: str, zoned: bool) -> pa.RecordBatch:
     """Return lines of cells, with tabs between them, as columns of a schema.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ _LIMITS = "traderrr_data_limits"
 # LOCAL is not allowed on the server, or switched off there (MySQL, MariaDB), or the client did not offer it.
 _LOCAL_FORBIDDEN = (1148, 3948, 4166, 2068)
 _REST_OF_STATEMENT = 20_000  # bytes beside the rows
+_SAVEPOINT = "traderrr_data_load"
 _NO_BACKSLASH_ESCAPES = 0x200  # of the driver's server_status
 
 
@@ -128,21 +130,13 @@ class Carrier:
         self._limits = limits
         self._sql = statements
 
-    async def pieces(self, columns: pa.Table, size: int) -> AsyncGenerator[Piece, None]:
-        """Yield a batch in pieces; while the server has one, the text of the next is made."""
-        starts = range(0, columns.num_rows, size)
-        upcoming = self._prepared(columns.slice(0, size))
-        try:
-            for start in starts:
-                piece = await upcoming
-                if start + size < columns.num_rows:
-                    upcoming = self._prepared(columns.slice(start + size, size))
-                yield piece
-        finally:
-            upcoming.cancel()
+    def loads(self, rows: int) -> bool:
+        """Tell whether so many rows are loaded, and not inserted."""
+        return self._limits.loads(rows)
 
-    def _prepared(self, rows: pa.Table) -> asyncio.Future[Piece]:
-        return asyncio.ensure_future(made(rows.num_rows, lambda: self._prepare(rows)))
+    def pieces(self, columns: pa.Table, size: int) -> AsyncGenerator[Piece, None]:
+        """Yield a batch in pieces; while the server has one, the text of the next is made."""
+        return _each_made(columns, size, self._prepare)
 
     def _prepare(self, rows: pa.Table) -> Piece:
         import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
@@ -174,8 +168,11 @@ class Carrier:
         statements: list[str | bytes] = list(self._sql.create)
         if piece.lines is not None:
             await self.run(statements)
-            if await self._load(piece.lines, piece.size):
+            outcome = await self._load(self._sql.stage, self._sql.stage_columns, piece.lines)
+            if outcome == (piece.size, 0):
                 return []
+            if outcome is not None:
+                raise RowByRow  # a LOCAL load turns every error into a warning
             piece = await made(piece.size, lambda: self._prepare(piece.rows))
             statements = []
         return [*statements, *map(self._sql.stage_values, piece.values)]
@@ -184,16 +181,58 @@ class Carrier:
         """Return the statements that insert rows which are not taken from the staging table."""
         return [self._sql.insert_values(values) for values in await made(rows.num_rows, lambda: self._values(rows))]
 
-    async def _load(self, text: memoryview, rows: int) -> bool:
-        """Load lines into the staging table; False if the server forbids it."""
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[bool]:
+        """Tell whether nobody else loads into this table, and keep others from it meanwhile; nobody waits."""
+        lock = f"SHA1(CONCAT('traderrr_data load ', DATABASE(), '.{self._sql.table}'))"
+        (((taken,),),) = await self.run([f"SELECT GET_LOCK({lock}, 0)"])
+        try:
+            yield bool(taken)
+        finally:
+            if taken and not self._driver.closed:  # a connection that ends frees it
+                await self.run([f"DO RELEASE_LOCK({lock})"])
+
+    async def load_into_table(self, columns: pa.Table, size: int) -> bool:
+        """Load a batch straight into its table; False, with nothing done, if a row of it was not taken."""
+        from traderrr_data.dialects.mysql import texts  # noqa: PLC0415 - loaded only where Arrow is used
+
+        await self.run([f"SAVEPOINT {_SAVEPOINT}"])
+        async with contextlib.aclosing(_each_made(columns, size, texts.lines)) as parts:
+            taken = 0
+            async for text in parts:
+                rows = min(size, columns.num_rows - taken)
+                if await self._load(self._sql.table, self._sql.names, text) != (rows, 0):
+                    await self.run([f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}"])
+                    return False
+                taken += rows
+        await self.run([f"RELEASE SAVEPOINT {_SAVEPOINT}"])
+        return True
+
+    async def _load(self, table: str, names: str, text: memoryview) -> tuple[int, int] | None:
+        """Load lines and return how many rows and warnings that made; None if the server forbids it."""
         from traderrr_data.dialects.mysql import load  # noqa: PLC0415 - loaded only where aiomysql is the driver
 
         try:
-            outcome = await load.load_local(self._driver, self._sql.stage, self._sql.stage_columns, text)
+            return await load.load_local(self._driver, table, names, text)
         except load.Error as error:
             if not self._limits.refuse_local(error):
                 raise
-            return False
-        if outcome != (rows, 0):
-            raise RowByRow  # a LOCAL load turns every error into a warning
-        return True
+            return None
+
+
+async def _each_made(columns: pa.Table, size: int, make: Callable[[pa.Table], _T]) -> AsyncGenerator[_T, None]:
+    """Yield what is made of so many rows each; while the server has one, the next is made."""
+
+    def begun(start: int) -> asyncio.Future[_T]:
+        rows = columns.slice(start, size)
+        return asyncio.ensure_future(made(rows.num_rows, lambda: make(rows)))
+
+    upcoming = begun(0)
+    try:
+        for following in range(size, columns.num_rows + size, size):
+            part = await upcoming
+            if following < columns.num_rows:
+                upcoming = begun(following)
+            yield part
+    finally:
+        upcoming.cancel()

@@ -1,11 +1,13 @@
 """How MySQL and MariaDB take a batch: into a staging table, and a merge of what is new or differs.
 
-Of each piece of a batch the rows that are absent are inserted first, in the order of their keys, and then those that
-differ are locked in that order: two writers of the same rows wait for each other, and do not deadlock.
+A large batch is loaded straight into its table if no stored key lies between its keys. Otherwise of each piece of a
+batch the rows that are absent are inserted first, in the order of their keys, and then those that differ are locked in
+that order: two writers of the same rows wait for each other, and do not deadlock.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +23,8 @@ from traderrr_data.dialects.mysql.facts import ends_transaction
 _ROWS_A_PIECE = 20_000
 _BYTES_A_PIECE = 8 << 20
 _ATTEMPTS = 5
+_LOADED_FROM = 2_000  # rows
+_MOST_RUNS = 500
 _NO_SUCH_INDEX = 1176
 
 
@@ -78,7 +82,11 @@ class _Work:
         columns = self._merge.columns
         total = Counts(verdicts=[] if self._merge.wants_verdicts else None)
         bytes_a_row = columns.nbytes // columns.num_rows + 1
-        step = max(1, min(_ROWS_A_PIECE, _BYTES_A_PIECE // bytes_a_row, self._sql.rows_that_fit))
+        step = max(1, min(_ROWS_A_PIECE, _BYTES_A_PIECE // bytes_a_row))
+        if await self._load(step):
+            every: list[Verdict] = ["inserted"] * columns.num_rows
+            return Counts(inserted=len(every), verdicts=every if self._merge.wants_verdicts else None)
+        step = min(step, self._sql.rows_that_fit)
         async with contextlib.aclosing(self._carrier.pieces(columns, step)) as pieces:
             async for piece in pieces:
                 counts = await self._merge_piece(piece)
@@ -89,6 +97,27 @@ class _Work:
                 if total.verdicts is not None:
                     total.verdicts += counts.verdicts or []
         return total
+
+    async def _load(self, step: int) -> bool:
+        """Load the batch straight into its table; False, with nothing done, if any stored key lies between its keys.
+
+        One writer at a time: a load that meets another writer's new row keeps a shared lock on it, and of two that do
+        neither could change it (https://bugs.mysql.com/bug.php?id=35821). The look waits for rows that are not
+        committed yet.
+        """
+        from traderrr_data.dialects.wire import runs  # noqa: PLC0415 - it loads numpy
+
+        columns = self._merge.columns
+        if columns.num_rows < _LOADED_FROM or self._has_ids or not self._carrier.loads(columns.num_rows):
+            return False
+        found = await asyncio.to_thread(runs, columns, self._merge.key)
+        if found.num_rows > _MOST_RUNS:
+            return False
+        async with self._carrier.alone() as is_alone:
+            if not is_alone:
+                return False
+            [stored] = await self._carrier.run([self._sql.any_stored(found)])
+            return not stored and await self._carrier.load_into_table(columns, step)
 
     async def _merge_piece(self, piece: Piece) -> Counts:
         """Merge one piece; again where another writer was in the way, whose rows can be seen by then."""

@@ -37,6 +37,8 @@ class Statements:
     The aliases are t for the table, s for the staging table, and f for the rows of it that are absent or differ.
 
     Attributes:
+        table: the name of the table.
+        names: the columns that the batch has.
         stage: the name of the staging table.
         sent: the columns that are sent for every row; one that has the same value in all is a default instead.
         rows_that_fit: how many rows the staging table can hold.
@@ -47,13 +49,14 @@ class Statements:
     def __init__(self, merge: Merge, *, heap: int, backslash_escapes: bool) -> None:
         self._merge = merge
         self.backslash_escapes = backslash_escapes
-        self._table = f"`{merge.table.name}`"
-        self._names = ", ".join(f"`{name}`" for name in merge.columns.column_names)
+        self.table = f"`{merge.table.name}`"
+        self.names = ", ".join(f"`{name}`" for name in merge.columns.column_names)
         self._given = ", ".join(f"s.`{name}`" for name in merge.columns.column_names)
         self.stage = _STAGE
         same_key = " AND ".join(f"t.`{name}` = s.`{name}`" for name in merge.key)
         # The index must be named: what the server knows of a table's size is old in the transaction that fills it.
-        self._stored = f"{self._table} t FORCE INDEX (`{_index_of(merge)}`) ON {same_key}"
+        self._by_key = f"FORCE INDEX (`{_index_of(merge)}`)"
+        self._stored = f"{self.table} t {self._by_key} ON {same_key}"
         self._chosen = f"{_FOUND} f STRAIGHT_JOIN {_STAGE} s ON s.n = f.n"
         self._present = f"{self._chosen} STRAIGHT_JOIN {self._stored}"
         self._differs = f"({' OR '.join(map(self._other, merge.values)) or 'FALSE'})"
@@ -100,6 +103,18 @@ class Statements:
         """The columns of the staging table that are sent, behind the number of the row."""
         return ", ".join(["n", *(f"`{name}`" for name in self.sent)])
 
+    def any_stored(self, runs: pa.Table) -> str:
+        """Lock one row, if any, that is stored between the first and the last key of these runs; see `wire.runs`."""
+        from traderrr_data.dialects.mysql.texts import in_sql  # noqa: PLC0415 - loaded only where Arrow is used
+
+        *lines, last = (f"`{name}`" for name in self._merge.key)
+        between = [
+            f"({''.join(f'{name} = {value} AND ' for name, value in zip(lines, shared, strict=True))}"
+            f"{last} BETWEEN {oldest} AND {newest})"
+            for *shared, oldest, newest in zip(*in_sql(runs, backslash_escapes=self.backslash_escapes), strict=True)
+        ]
+        return f"SELECT 1 FROM {self.table} {self._by_key} WHERE {' OR '.join(between)} LIMIT 1 FOR UPDATE"
+
     def find(self, *, again: bool) -> str:
         """Note what is absent and what differs; `again` after the absent rows without a key were inserted."""
         absent = f"t.`{self._merge.key[0]}` IS NULL"
@@ -118,11 +133,11 @@ class Statements:
         source = f"{_STAGE} s" if all_absent else f"{self._chosen} WHERE f.absent"
         listed = "@traderrr_data_met_rows := CONCAT(@traderrr_data_met_rows, s.n, ' ')"
         touch = self._touch(listed if self._merge.wants_verdicts else "0")
-        return f"INSERT INTO {self._table} ({self._names}) SELECT {self._given} FROM {source} {touch}"
+        return f"INSERT INTO {self.table} ({self.names}) SELECT {self._given} FROM {source} {touch}"
 
     def insert_values(self, rows: bytes) -> bytes:
         """Insert these rows, each with a comma before it, as `insert_staged` does."""
-        insert = f"INSERT INTO {self._table} ({self._names}) VALUES "
+        insert = f"INSERT INTO {self.table} ({self.names}) VALUES "
         return b"".join((insert.encode(), rows[1:], b" ", self._touch("0").encode()))
 
     def stage_values(self, rows: bytes) -> bytes:
@@ -130,7 +145,7 @@ class Statements:
         return f"INSERT INTO {_STAGE} ({self.stage_columns}) VALUES ".encode() + rows[1:]
 
     def _touch(self, note: str) -> str:
-        kept = f"{self._table}.created_at"
+        kept = f"{self.table}.created_at"
         count = "@traderrr_data_met := @traderrr_data_met + 1"
         return f"ON DUPLICATE KEY UPDATE created_at = IF(({count}) + LENGTH({note}) IS NULL, {kept}, {kept})"
 

@@ -19,9 +19,19 @@ def lines(rows: pa.Table) -> memoryview:
 
 def literals(rows: pa.Table, *, backslash_escapes: bool) -> memoryview:
     """Return the rows as they stand behind VALUES, with a comma before each."""
-    escapes = {"\\": "\\\\", "'": "''"} if backslash_escapes else {"'": "''"}
+    escapes = _escapes(backslash_escapes=backslash_escapes)
     cells = [_literal(column, _spelled(column, escapes)).fill_null("NULL") for column in _columns(rows)]
     return _bytes(_joined([",(", _joined(cells, ","), ")"], ""))
+
+
+def in_sql(rows: pa.Table, *, backslash_escapes: bool) -> list[list[str]]:
+    """Return each column's values, none of which is null, as they stand in SQL."""
+    escapes = _escapes(backslash_escapes=backslash_escapes)
+    return [_literal(column, _spelled(column, escapes)).to_pylist() for column in _columns(rows)]
+
+
+def _escapes(*, backslash_escapes: bool) -> dict[str, str]:
+    return {"\\": "\\\\", "'": "''"} if backslash_escapes else {"'": "''"}
 
 
 def constants(rows: pa.Table, *, backslash_escapes: bool) -> dict[str, str]:

@@ -52,8 +52,10 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
 
 async def _is_apart(driver: Any, merge: Merge) -> bool:
     """Tell whether no stored key lies between the keys of the batch, one look at the index for each run of them."""
-    runs = await asyncio.to_thread(_runs, merge)
-    if len(runs[0]) > _MOST_RANGES * merge.columns.num_rows:
+    from traderrr_data.dialects.wire import runs  # noqa: PLC0415 - it loads numpy
+
+    found = await asyncio.to_thread(runs, merge.columns, merge.key)
+    if found.num_rows > _MOST_RANGES * merge.columns.num_rows:
         return False
     *lines, (last_name, last_kind) = [(name, _kind(merge.columns.schema.field(name))) for name in merge.key]
     kinds = [*(kind for _, kind in lines), last_kind, last_kind]
@@ -64,27 +66,8 @@ async def _is_apart(driver: Any, merge: Merge) -> bool:
         f"SELECT EXISTS (SELECT FROM unnest({arrays}) AS r({', '.join(names)}),"
         f' LATERAL (SELECT FROM "{merge.table.name}" t'
         f' WHERE {same_line}t."{last_name}" BETWEEN r.oldest AND r.newest LIMIT 1) AS stored)',
-        *runs,
+        *(column.to_pylist() for column in found.columns),
     )
-
-
-def _runs(merge: Merge) -> list[list[Any]]:
-    """Return each run of rows that differ in the key's last column only: what they share, first and last of it."""
-    import numpy as np  # noqa: PLC0415 - loaded only where Arrow is used
-    import pyarrow.compute as pc  # noqa: PLC0415 - as above
-
-    keys = merge.columns.select(list(merge.key)).drop_null().combine_chunks()
-    if not keys.num_rows:
-        return [[] for _ in range(len(merge.key) + 1)]
-    begins = np.zeros(keys.num_rows, dtype=np.bool_)
-    begins[0] = True
-    for name in merge.key[:-1]:
-        column = keys[name].chunk(0)
-        begins[1:] |= np.asarray(pc.not_equal(column[1:], column[:-1]))
-    first = np.flatnonzero(begins)
-    last = np.append(first[1:], keys.num_rows) - 1
-    shared = [keys[name].take(first).to_pylist() for name in merge.key[:-1]]
-    return [*shared, keys[merge.key[-1]].take(first).to_pylist(), keys[merge.key[-1]].take(last).to_pylist()]
 
 
 async def _copy(driver: Any, merge: Merge) -> bool:
