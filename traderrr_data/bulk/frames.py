@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
+from traderrr_data.bulk.loading import loaded
 from traderrr_data.dialects.base import CellByCell, Key, Page
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import Base
@@ -59,6 +60,7 @@ async def stream(
 
 async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Table:
     """Return all rows by key; a page is built while the next one is fetched, where it is known where that begins."""
+    await loaded()
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     batches: list[pa.RecordBatch] = []
@@ -76,6 +78,7 @@ async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Ta
 
 
 async def _pages(session: AsyncSession, wanted: Columns, *, exact: bool, rows: int) -> AsyncIterator[_Page]:
+    await loaded()
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     dialect = dialects.for_session(session)
