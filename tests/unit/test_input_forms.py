@@ -19,6 +19,7 @@ from traderrr_data import DailyData, IntradayData, InvalidRowError
 from traderrr_data.bulk import columns
 from traderrr_data.bulk.arrow import rows_of_frame, table_of_frame
 from traderrr_data.bulk.converting import Undecided
+from traderrr_data.bulk.plain import plain
 from traderrr_data.bulk.rows import Batch, check, shape_of
 
 DAILY = shape_of(DailyData, ("ticker", "series", "date"))
@@ -192,6 +193,11 @@ def test_a_dictionary_of_any_kind_gives_its_cells() -> None:
         frame = pa.table({"cell": pa.DictionaryArray.from_arrays(codes, values)})
         cells = [None if cell != cell else cell for cell in values.to_pylist()]  # noqa: PLR0124 - NaN
         assert list(rows_of_frame(frame)) == [{"cell": cells[1]}, {"cell": None}, {"cell": cells[0]}]
+
+
+def test_a_column_that_is_plain_is_not_copied() -> None:
+    for column in (usual()["ticker"], usual()["source"].dictionary_encode(), pa.chunked_array([], pa.string_view())):
+        assert plain(column) is column
 
 
 @pytest.mark.parametrize("cell", [10**40, "\ud800"])

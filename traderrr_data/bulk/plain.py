@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the same values in a plain type; one that has none, or is plain already, as it is."""
+    given = column.chunks
     try:
-        chunks = [_plain(chunk) for chunk in column.chunks]
+        chunks = [_plain(chunk) for chunk in given]
     except pa.ArrowException:  # its cells are still read one by one
         return column
-    if all(after is before for after, before in zip(chunks, column.chunks, strict=True)):
+    if all(after is before for after, before in zip(chunks, given, strict=True)):
         return column
     return pa.chunked_array(chunks)
 
@@ -33,10 +34,11 @@ def _plain(column: pa.Array) -> pa.Array:
 
 def _plain_dictionary(column: pa.DictionaryArray) -> pa.Array:
     """Keep a dictionary of texts, each of which is judged once; any other only costs a way of its own."""
-    values = _plain(column.dictionary)
+    given = column.dictionary
+    values = _plain(given)
     if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
         return values.take(column.indices)
-    return column if values is column.dictionary else pa.DictionaryArray.from_arrays(column.indices, values)
+    return column if values is given else pa.DictionaryArray.from_arrays(column.indices, values)
 
 
 def _plainer(kind: pa.DataType) -> pa.DataType | None:
