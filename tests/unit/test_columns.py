@@ -12,6 +12,7 @@ import pytest
 from tests.bars import DAY
 from traderrr_data import DailyData, IntradayData
 from traderrr_data.bulk import columns
+from traderrr_data.bulk.converting import Undecided
 from traderrr_data.bulk.rows import Shape, check, shape_of
 
 DAILY = shape_of(DailyData, ("ticker", "series", "date"))
@@ -167,7 +168,7 @@ def test_times_in_text(
 
 def test_an_instant_on_no_day_of_the_calendar_is_left_to_the_rows() -> None:
     rows = [{"ticker": "A", "datetime": "2025-02-30 14:30:00Z", "timeframe": "1m", **dict.fromkeys(PRICES, "1")}]
-    with pytest.raises(columns.Undecided):
+    with pytest.raises(Undecided):
         columns.check(rows, INTRADAY, fixed={"series": ""}, exact_decimals=True, on_invalid="reject")
 
 
@@ -222,6 +223,5 @@ def test_texts_with_empty_cells_keep_them() -> None:
 
 
 def test_a_text_that_is_no_unicode_is_refused_as_a_row_is() -> None:
-    rows = [{"ticker": "\ud800", "date": "2025-01-02", **dict.fromkeys(PRICES, "1")}]
-    with pytest.raises(columns.Undecided):
-        columns.check(rows, DAILY, fixed={"series": ""}, exact_decimals=True, on_invalid="reject")
+    rows = [{"ticker": text, "date": "2025-01-02", **dict.fromkeys(PRICES, "1")} for text in ("A", "\ud800", "B")]
+    judged(rows, DAILY, exact_decimals=True, as_mappings=True)

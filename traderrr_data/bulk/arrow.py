@@ -1,4 +1,4 @@
-"""Arrow at both ends: rows of any frame in, tables and record batches out. The only module that imports pyarrow."""
+"""Arrow at both ends: rows of any frame in, tables and record batches out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from traderrr_data.bulk.plain import plain
 from traderrr_data.bulk.rows import NO_BAR, PRICES
 from traderrr_data.dialects.wire import nulls, whole_numbers
 from traderrr_data.errors import InvalidRowError
@@ -47,20 +48,21 @@ def _cells(column: pa.Array) -> list[Any]:
     """Return a column's values as Python's, nothing changed but NaN to None."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _cells(column.dictionary_decode())
+        values = _cells(column.dictionary)
+        return [None if code is None else values[code] for code in column.indices.to_pylist()]
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), None, column)
         if not pa.types.is_float64(kind):
             # Widening would show digits that the measurement does not have: 269.28 would be 269.2799987792969.
-            column = pc.cast(column.cast(pa.float32()), pa.string())
+            column = column.cast(pa.string())
             return [None if text is None else float(text) for text in column.to_pylist()]
     try:
         if pa.types.is_timestamp(kind) and kind.unit == "ns":
             return _cells_of_nanoseconds(column)
-        values: list[Any] = column.to_pylist()
+        cells: list[Any] = column.to_pylist()
     except _UNREADABLE:
-        values = [cell_of(scalar) for scalar in column]
-    return values
+        cells = [cell_of(scalar) for scalar in column]
+    return cells
 
 
 def _cells_of_nanoseconds(column: pa.Array) -> list[Any]:
@@ -86,16 +88,16 @@ def cell_of(scalar: pa.Scalar) -> Any:
 
 
 def table_of_frame(frame: Any) -> pa.Table:
-    """Return any frame as an Arrow table; InvalidRowError if Arrow cannot hold it."""
+    """Return any frame as an Arrow table of plain columns; InvalidRowError if Arrow cannot hold it."""
     try:
         table = pa.table(frame)
-    except (pa.ArrowException, TypeError) as error:
+    except _UNREADABLE as error:
         raise InvalidRowError(f"the frame has a column that Arrow cannot hold: {error}") from error
     names = table.column_names
     for name in names:
         if names.count(name) > 1:
             raise InvalidRowError("the frame has more than one column of this name", column=name)
-    return table.select([name for name in names if not _UNNAMED_INDEX.fullmatch(name)])
+    return pa.table({name: plain(table[name]) for name in names if not _UNNAMED_INDEX.fullmatch(name)})
 
 
 async def joined(batches: AsyncIterable[Any], *, rows: int) -> AsyncGenerator[Any, None]:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
+from traderrr_data.bulk.loading import loaded
 from traderrr_data.dialects.base import CellByCell, Key, Page
 from traderrr_data.errors import ConfigurationError
 from traderrr_data.models import Base
@@ -63,6 +64,7 @@ async def stream(
 
 async def frame(session: AsyncSession, wanted: Columns, *, exact: bool) -> pa.Table:
     """Return all rows by key; a page is built while the next one is fetched, where it is known where that begins."""
+    await loaded()
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     batches: list[pa.RecordBatch] = []
@@ -108,6 +110,7 @@ async def _pages(
 async def _pages_of(
     chosen: sa.Select[Any], session: AsyncSession, wanted: Columns, *, exact: bool, rows: int, first: int | None
 ) -> AsyncGenerator[_Page, None]:
+    await loaded()
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     dialect = dialects.for_session(session)

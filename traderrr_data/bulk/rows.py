@@ -196,9 +196,14 @@ def outranks(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     return then is not None and now is not None and then > now
 
 
+def speaks_arrow(rows: object) -> bool:
+    """Tell a frame from rows."""
+    return hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__")
+
+
 def materialised(rows: Rows) -> Any:
     """Return a frame as an Arrow table, anything else as it is."""
-    if not hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "__arrow_c_array__"):
+    if not speaks_arrow(rows):
         return rows
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
@@ -207,7 +212,7 @@ def materialised(rows: Rows) -> Any:
 
 def _rows_of(rows: Rows) -> Iterator[Any]:
     """Yield each row as it was given, and NO_BAR for a row of a frame that is no bar."""
-    if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
+    if speaks_arrow(rows):
         from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
         return arrow.rows_of_frame(rows)
@@ -224,7 +229,7 @@ def check_row(
     Raises:
         InvalidRowError: the row cannot be stored; without its position.
     """
-    values = _values_of(given, shape)
+    values = values_of(given, shape)
     for name, value in fixed.items():
         values.setdefault(name, value)
     row = _coerced(values, shape, exact_decimals=exact_decimals)
@@ -262,7 +267,8 @@ def _coerced(values: Mapping[str, Any], shape: Shape, *, exact_decimals: bool) -
     return row
 
 
-def _values_of(given: object, shape: Shape) -> dict[str, Any]:
+def values_of(given: object, shape: Shape) -> dict[str, Any]:
+    """Return what one row says, by column; InvalidRowError if it is no row."""
     if isinstance(given, Mapping):
         return dict(given)
     if isinstance(given, shape.model):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -14,8 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from traderrr_data import dialects
 from traderrr_data.bulk import revisions
+from traderrr_data.bulk.loading import loaded
 from traderrr_data.bulk.merge import delete_rows, merge_columns, merge_rows
-from traderrr_data.bulk.rows import Batch, OnInvalid, Rejection, Row, Rows, Shape, check, materialised, shape_of
+from traderrr_data.bulk.rows import (
+    Batch,
+    OnInvalid,
+    Rejection,
+    Row,
+    Rows,
+    Shape,
+    check,
+    materialised,
+    shape_of,
+    speaks_arrow,
+)
 from traderrr_data.dialects.base import Counts, Merge, RowByRow
 from traderrr_data.errors import ConfigurationError, InvalidRowError
 from traderrr_data.models import Base
@@ -150,6 +161,7 @@ async def _store_each(
     wants_verdicts: bool,
 ) -> UpsertResult:
     """Store one batch after the other, and count their rows as those of one; small batches together if it `joins`."""
+    await loaded()
     from traderrr_data.bulk import arrow  # noqa: PLC0415 - loaded only where Arrow is used
 
     total = UpsertResult(verdicts=() if wants_verdicts else None)
@@ -260,6 +272,8 @@ async def _check(
     It comes back `as_columns`, if that is allowed and every row has the same ones; the rules are those of `check`.
     """
     rules["exact_decimals"] = dialects.for_session(session).exact_decimals
+    if as_columns or speaks_arrow(rows):
+        await loaded()
 
     def work() -> Batch:
         given = materialised(rows)
@@ -275,7 +289,7 @@ async def _check(
             batch.columns = columns.of_rows(batch.rows, shape)
         return batch
 
-    few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE and "pyarrow" in sys.modules
+    few = isinstance(rows, Sized) and len(rows) <= _CHECKED_INLINE
     return work() if few else await asyncio.to_thread(work)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from traderrr_data.bulk.loading import loaded
 from traderrr_data.maintenance.threads import Progress
 from traderrr_data.settings import Settings
 
 if TYPE_CHECKING:
     from traderrr_data.transfer import CopyProgress
 
+_TRANSFER = "traderrr_data.transfer"
 _ROWS = 50_000
 """How many rows of a backup are in memory while it is checked."""
 
@@ -24,6 +26,7 @@ def is_copy(path: Path) -> bool:
 
 async def copy(source: Path | Settings, target: Path | Settings, progress: Progress | None) -> None:
     """Copy all rows between a database and a folder, and compare both sides; see `transfer.copy`."""
+    await loaded(_TRANSFER)
     from traderrr_data import transfer  # noqa: PLC0415 - see above
 
     def tell(at: CopyProgress) -> None:
@@ -40,6 +43,7 @@ async def check(backup: Path) -> tuple[str, str]:
         SchemaMismatchError: it holds no copy that is complete, or tables of a newer version.
         CopyMismatchError: a file is not what it was.
     """
+    await loaded(_TRANSFER)
     from traderrr_data.transfer import parquet  # noqa: PLC0415 - see above
     from traderrr_data.transfer.result import Ledger  # noqa: PLC0415 - see above
 
@@ -52,6 +56,7 @@ async def check(backup: Path) -> tuple[str, str]:
 
 async def unfinished(database: Settings) -> tuple[int, str | None]:
     """Return how many rows a database has in our tables, and from which source a copy into it is under way."""
+    await loaded(_TRANSFER)
     from traderrr_data.transfer.database import OWN_ROWS, open_target  # noqa: PLC0415 - see above
     from traderrr_data.transfer.layout import layouts  # noqa: PLC0415 - see above
 
