@@ -67,11 +67,12 @@ def main(
                     output.show([sheet], terminal)
                     if json is not None:  # each time: a run of hours may be stopped
                         output.write_json(json, track, facts)
-    ends = report.facts_sheet(facts), report.target_sheet(track)
-    output.show(ends, terminal)
+    ran = report.facts_sheet(facts)
+    targets = [sheet for sheet in (report.target_sheet(track), report.memory_sheet(track)) if sheet.rows]
+    output.show([ran, *targets], terminal)
     if markdown is not None:
         in_order = [sheets[pair] for pair in sorted(sheets, key=lambda pair: list(report.TITLES).index(pair[0]))]
-        output.write_markdown(markdown, [ends[0], *in_order, ends[1]])
+        output.write_markdown(markdown, [ran, *in_order, *targets])
     if any(contestant.failed for contestants in track.left_out.values() for contestant in contestants):
         sys.exit(1)
 

@@ -113,19 +113,19 @@ def mixture(bars: pa.Table) -> tuple[pa.Table, pa.Table]:
     days = pc.rank(bars["date"], "descending", tiebreaker="dense").to_numpy()
     new = days <= max(1, round(days.max() * 0.1))
     stored = bars.filter(pa.array(~new))
-    return stored, _changed(bars, pa.array((np.arange(bars.num_rows) * 7919 % 10 == 0) & ~new))
+    return stored, corrected(bars, pa.array((np.arange(bars.num_rows) * 7919 % 10 == 0) & ~new))
 
 
 def all_changed(bars: pa.Table) -> pa.Table:
     """Return a batch in which every bar differs."""
-    return _changed(bars, pa.repeat(True, bars.num_rows))
+    return corrected(bars, pa.repeat(True, bars.num_rows))
 
 
-def _changed(bars: pa.Table, which: pa.Array) -> pa.Table:
+def corrected(bars: pa.Table, which: pa.Array) -> pa.Table:
     """Return the bars with a cent more in high and close where told, as a provider corrects them."""
     for name in ("high", "close"):
-        corrected = units_of(bars[name]) + np.where(which.to_numpy(zero_copy_only=False), 100, 0)
-        bars = bars.set_column(bars.column_names.index(name), name, decimals(corrected))
+        units = units_of(bars[name]) + np.where(which.to_numpy(zero_copy_only=False), 100, 0)
+        bars = bars.set_column(bars.column_names.index(name), name, decimals(units))
     return bars
 
 

@@ -35,9 +35,11 @@ class Place(ABC):
         kind: sqlite, postgresql or mysql: who the opponents are.
         name: what the tables call it.
         version: what it says it is.
+        utc: what ends an instant in SQL, where the database would take it for one of another zone.
     """
 
     kind: str
+    utc = ""
 
     def __init__(self, backend: Backend, version: str) -> None:
         self.backend = backend
@@ -59,9 +61,14 @@ class Place(ABC):
     def settle(self, url: str) -> None:
         """Write out what waits to be written, and bring the planner's statistics up to date."""
 
-    def log_bytes(self, url: str) -> int | None:
-        """Return how much the server has written to its log so far, after a checkpoint; None if it does not tell."""
-        return None
+    @contextlib.contextmanager
+    def with_every_log(self) -> Iterator[Place]:
+        """Give the system as it is where somebody replicates it, or restores it to a point in time."""
+        yield self
+
+    def log_bytes(self, url: str) -> dict[str, int]:
+        """Return how much the server has written to each of its logs so far, after a checkpoint, as far as it tells."""
+        return {}
 
     def catalog_bytes(self, url: str) -> int | None:
         """Return the size of the catalog that temporary tables make grow; None where they do not."""
@@ -99,6 +106,7 @@ class PostgresqlPlace(Place):
     """Databases on a PostgreSQL server."""
 
     kind = "postgresql"
+    utc = "+00"
 
     def copy(self, url: str) -> str:
         """Have the server copy the files of a whole database."""
@@ -114,14 +122,18 @@ class PostgresqlPlace(Place):
         self.backend.run_sql(url, "VACUUM ANALYZE;")
         self.backend.run_sql(url, "CHECKPOINT;")
 
-    def log_bytes(self, url: str) -> int | None:
+    def log_bytes(self, url: str) -> dict[str, int]:
         """Return the place in the write-ahead log."""
         self.backend.run_sql(url, "CHECKPOINT;")
-        return int(str(self.backend.run_sql(url, "SELECT pg_current_wal_lsn() - '0/0';")[0][0]))
+        return {"WAL": int(str(self.backend.run_sql(url, "SELECT pg_current_wal_lsn() - '0/0';")[0][0]))}
 
     def catalog_bytes(self, url: str) -> int | None:
-        """Return the size of pg_attribute, which gets a row for every column of every table, temporary ones too."""
-        return int(str(self.backend.run_sql(url, "SELECT pg_total_relation_size('pg_attribute');")[0][0]))
+        """Return the size of the database's whole catalog: temporary tables leave rows in a dozen of its tables."""
+        query = (
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
+            " WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared;"
+        )
+        return int(str(self.backend.run_sql(url, query)[0][0]))
 
     @property
     def _administration(self) -> str:
@@ -131,9 +143,13 @@ class PostgresqlPlace(Place):
 
 
 class MysqlPlace(Place):
-    """Databases on a MySQL or MariaDB server."""
+    """Databases on a MySQL or MariaDB server, which may have been `started` for the benchmark."""
 
     kind = "mysql"
+
+    def __init__(self, backend: Backend, version: str, *, started: bool) -> None:
+        super().__init__(backend, version)
+        self._started = started
 
     def copy(self, url: str) -> str:
         """Make the same tables, and fill them in the order of their keys, as if that had been the only thing ever."""
@@ -148,11 +164,25 @@ class MysqlPlace(Place):
 
     def settle(self, url: str) -> None:
         """Analyse the bars and have their dirty pages written."""
-        self.backend.run_sql(url, "ANALYZE TABLE daily_data; FLUSH TABLES daily_data FOR EXPORT; UNLOCK TABLES;")
+        tables = "daily_data, intraday_data"
+        self.backend.run_sql(url, f"ANALYZE TABLE {tables}; FLUSH TABLES {tables} FOR EXPORT; UNLOCK TABLES;")
 
-    def log_bytes(self, url: str) -> int | None:
-        """Return the bytes of InnoDB's redo log."""
-        return int(str(self.backend.run_sql(url, "SHOW GLOBAL STATUS LIKE 'Innodb_os_log_written';")[0][1]))
+    @contextlib.contextmanager
+    def with_every_log(self) -> Iterator[Place]:
+        """Give another server, with a binary log, which MariaDB has only where it is asked for; or the one named."""
+        if not self._started:
+            yield self
+            return
+        with servers.mysql(durable=True, binary_log=True) as server:
+            yield MysqlPlace(MysqlBackend(self.name, server), server.version, started=True)
+
+    def log_bytes(self, url: str) -> dict[str, int]:
+        """Return the bytes of InnoDB's redo log, and of the binary log if there is one."""
+        written = {"redo log": self.backend.run_sql(url, "SHOW GLOBAL STATUS LIKE 'Innodb_os_log_written';")[0][1]}
+        if self.backend.run_sql(url, "SELECT @@log_bin;")[0][0] == "1":
+            logs = self.backend.run_sql(url, "SHOW BINARY LOGS;")
+            written["binlog"] = str(sum(int(str(size)) for _, size, *_ in logs))
+        return {log: int(str(size)) for log, size in written.items()}
 
     def allow_local_infile(self, allowed: bool) -> None:
         """Have the server take LOAD DATA LOCAL, or refuse it, as hardened ones do."""
@@ -212,4 +242,4 @@ def place(database: str) -> Iterator[Place]:
                 if ":" in database
                 else stack.enter_context(servers.mysql(durable=True))
             )
-            yield MysqlPlace(MysqlBackend(scheme, mysql), mysql.version)
+            yield MysqlPlace(MysqlBackend(scheme, mysql), mysql.version, started=":" not in database)

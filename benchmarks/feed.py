@@ -24,7 +24,7 @@ class Feed:
     """What a contestant does all day.
 
     Attributes:
-        write: stores one minute's bars, all or none.
+        write: stores the bars that arrive together, and returns when they are committed.
         read: returns the last `LISTED` bars of a ticker.
     """
 
@@ -33,18 +33,19 @@ class Feed:
 
 
 def trading_day(opened: Callable[[str], contextlib.AbstractAsyncContextManager[Feed]]) -> Open:
-    """Have a contestant write the minutes of a day, one after the other, while five readers read every 50 ms."""
+    """Have a contestant write one batch after the other, such as a minute's, while five readers read every 50 ms."""
 
     @contextlib.asynccontextmanager
     async def opened_for_a_day(url: str) -> AsyncIterator[Act]:
         with delayed(url) as away:
             async with opened(away) as feed:
 
-                async def act(minutes: Sequence[Sequence[Row]]) -> Measured:
-                    latencies = []
-                    tickers = [row["ticker"] for row in minutes[0]]
-                    readers = [asyncio.create_task(_read(feed, tickers[number:])) for number in range(READERS)]
-                    for rows in minutes:
+                async def act(batches: Sequence[Sequence[Row]]) -> Measured:
+                    latencies: list[float] = []
+                    reading: list[float] = []
+                    tickers = list(dict.fromkeys(row["ticker"] for row in batches[0]))
+                    readers = [asyncio.create_task(_read(feed, tickers[number:], reading)) for number in range(READERS)]
+                    for rows in batches:
                         began = time.perf_counter()
                         await feed.write(rows)
                         latencies.append(time.perf_counter() - began)
@@ -53,16 +54,25 @@ def trading_day(opened: Callable[[str], contextlib.AbstractAsyncContextManager[F
                     for reader in readers:
                         reader.cancel()
                     await asyncio.wait(readers)
-                    day = measured(sum(latencies), latencies)
-                    return Measured(day.seconds, {name: day.figures[name] for name in ("p50, ms", "p99, ms")})
+                    figures = _percentiles(latencies)
+                    if reading:  # else the day was over before anybody had an answer
+                        figures |= {f"readers' {name}": figure for name, figure in _percentiles(reading).items()}
+                    return Measured(sum(latencies), figures)
 
                 yield act
 
     return opened_for_a_day
 
 
-async def _read(feed: Feed, tickers: Sequence[str]) -> None:
+def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    figures = measured(sum(latencies), latencies).figures
+    return {name: figures[name] for name in ("p50, ms", "p99, ms")}
+
+
+async def _read(feed: Feed, tickers: Sequence[str], latencies: list[float]) -> None:
     while True:
         for ticker in tickers:
+            began = time.perf_counter()
             await feed.read(ticker)
+            latencies.append(time.perf_counter() - began)
             await asyncio.sleep(PAUSE)

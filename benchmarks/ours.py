@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from benchmarks.crowd import Call, crowd
@@ -127,11 +127,27 @@ async def _feeding(url: str) -> AsyncIterator[Feed]:
             async with db.session_context() as session:
                 await market_data.upsert_intraday(session, rows, timeframe="1m")
 
-        async def read(ticker: str) -> Any:
-            async with db.session_context(read_only=True) as session:
-                return await market_data.list_intraday(session, ticker, timeframe="1m", last=LISTED)
+        yield Feed(write, _last_minutes(db))
 
-        yield Feed(write, read)
+
+@contextlib.asynccontextmanager
+async def _feeding_through_writer(url: str) -> AsyncIterator[Feed]:
+    async with connected(url) as db, ingest.bar_writer(db, timeframe="1m") as writer:
+
+        async def write(rows: Sequence[Row]) -> None:
+            for row in rows:
+                await writer.put(row)
+            await writer.flush()
+
+        yield Feed(write, _last_minutes(db))
+
+
+def _last_minutes(db: DatabaseManager) -> Callable[[str], Awaitable[Any]]:
+    async def read(ticker: str) -> Any:
+        async with db.session_context(read_only=True) as session:
+            return await market_data.list_intraday(session, ticker, timeframe="1m", last=LISTED)
+
+    return read
 
 
 _MOST_CALLS: Final = 1_000
@@ -140,7 +156,10 @@ UPSERT: Final = Contestant(OURS, "ours", _upserting)
 UPSERT_WITHOUT_HISTORY: Final = Contestant(f"{OURS}, no history", "without history", _upserting_without_history)
 FRAME: Final = Contestant(OURS, "ours", _framing)
 LATEST: Final = Contestant(OURS, "ours", _asking_for_the_latest)
-FEED: Final = Contestant(OURS, "ours", trading_day(_feeding))
+FEEDS: Final = (
+    Contestant(OURS, "ours", trading_day(_feeding)),
+    Contestant(f"{OURS}, bar_writer", "writer", trading_day(_feeding_through_writer)),
+)
 WRITES: Final = (
     Contestant(f"{OURS}, bar_writer", "ours", crowd(_writing_together)),
     Contestant(f"{OURS}, a session a call", "plain", crowd(_writing_one_by_one), most_rows=_MOST_CALLS),

@@ -31,6 +31,8 @@ _PACKAGES: Final = (
     "numpy",
     "pgpq",
     "pandas",
+    "psycopg",
+    "PyMySQL",
     "polars",
     "connectorx",
     "adbc-driver-postgresql",

@@ -27,6 +27,7 @@ Role: TypeAlias = Literal[
     "ours on less",
     "without history",
     "plain",
+    "writer",
 ]
 """What a contestant stands for: the targets are set against roles, not against names."""
 Act: TypeAlias = Callable[[Any], Awaitable[Any]]

@@ -416,11 +416,14 @@ def _reachable(binaries: Path, directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def mysql(*, durable: bool = False, certificates: Certificates | None = None) -> Iterator[MysqlServer]:
+def mysql(
+    *, durable: bool = False, binary_log: bool = False, certificates: Certificates | None = None
+) -> Iterator[MysqlServer]:
     """Give a MySQL or MariaDB server: the one that TEST_MYSQL_URL names, else a MariaDB as long as the context lives.
 
     Args:
         durable: write, and use memory, as MariaDB does by itself, for what measures its speed.
+        binary_log: write one as well, of rows, as a server that is replicated or restored to a point in time.
         certificates: encrypt with these. The server is then one of its own.
 
     Raises:
@@ -439,7 +442,9 @@ def mysql(*, durable: bool = False, certificates: Certificates | None = None) ->
         parameters = {"certificate": "ssl-cert", "key": "ssl-key", "authority": "ssl-ca"}
         tls = {parameters[name]: path for name, path in files.items()}
         with started(
-            lambda port: _own_mariadb(mariadbd, directory, port, password, durable=durable, tls=tls)
+            lambda port: _own_mariadb(
+                mariadbd, directory, port, password, durable=durable, binary_log=binary_log, tls=tls
+            )
         ) as server:
             yield server
 
@@ -470,7 +475,14 @@ def _mariadb_base(directory: Path, *, durable: bool) -> list[str]:
 
 
 def _own_mariadb(
-    mariadbd: Path, directory: Path, port: int, password: str, *, durable: bool, tls: Mapping[str, Path]
+    mariadbd: Path,
+    directory: Path,
+    port: int,
+    password: str,
+    *,
+    durable: bool,
+    binary_log: bool,
+    tls: Mapping[str, Path],
 ) -> MysqlServer:
     settings = {
         "bind-address": "127.0.0.1",
@@ -485,6 +497,7 @@ def _own_mariadb(
         "local-infile": 1,
         "performance-schema": 0,
         **({} if durable else {"innodb-flush-log-at-trx-commit": 2, "innodb-doublewrite": 0}),
+        **({"log-bin": "binlog", "binlog-format": "ROW", "sync-binlog": 1} if binary_log else {}),
         **tls,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,27 +14,49 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks.data import DECIMALS, STORED, Given, as_rows
+from benchmarks.databases import file_of
 from benchmarks.opponents.sqlalchemy import Bar, connected
 from benchmarks.race import Act, Contestant, LeftOut
 
 _SELECT: Final = f"SELECT {', '.join(STORED)} FROM daily_data WHERE series = ''"
+_DRIVERS: Final = {"sqlite": (), "postgresql": ("psycopg",), "mysql": ("pymysql",)}
+"""What pandas connects with."""
 _SECOND_LIBRARY: Final = "it would load a second SQLite library on a file that this process has had open"
+
+
+@contextlib.contextmanager
+def _plain(url: str) -> Iterator[Any]:
+    """Give what pandas is usually given: a connection of sqlite3, or of SQLAlchemy with a synchronous driver."""
+    where = make_url(url)
+    if where.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(file_of(url))) as connection:
+            yield connection
+        return
+    driver = "postgresql+psycopg" if where.get_backend_name() == "postgresql" else "mysql+pymysql"
+    engine = sa.create_engine(where.set(drivername=driver))
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 @contextlib.asynccontextmanager
 async def _to_sql(url: str) -> AsyncIterator[Act]:
-    """New rows by to_sql, with the types that keep their decimals."""
+    """New rows by to_sql, with the types that keep their decimals; sqlite3 takes doubles, and dates as text."""
     import pandas as pd
 
     types = dict.fromkeys((*DECIMALS, "volume"), sa.Numeric(24, 10)) | {"ticker": sa.String(64), "date": sa.Date()}
-    async with connected(url) as engine:
+    forms = dict.fromkeys(DECIMALS, float) | {"date": str}
+    with _plain(url) as connection:
 
         async def act(given: Given) -> None:
             frame = given.to_pandas() if isinstance(given, pa.Table) else pd.DataFrame(given)
-            async with engine.begin() as connection:
-                await connection.run_sync(
-                    lambda plain: frame.to_sql("daily_data", plain, if_exists="append", index=False, dtype=types)
-                )
+            if isinstance(connection, sqlite3.Connection):
+                frame.astype(forms).to_sql("daily_data", connection, if_exists="append", index=False)
+            else:
+                frame.to_sql("daily_data", connection, if_exists="append", index=False, dtype=types)
+            connection.commit()
 
         yield act
 
@@ -42,15 +65,10 @@ async def _to_sql(url: str) -> AsyncIterator[Act]:
 async def _read_sql(url: str) -> AsyncIterator[Act]:
     import pandas as pd
 
-    async with connected(url) as engine:
+    with _plain(url) as connection:
 
         async def act(tickers: Sequence[str | None]) -> list[Any]:
-            read = []
-            async with engine.connect() as connection:
-                for ticker in tickers:
-                    query, bound = sa.text(_query(ticker, ":ticker")), {"ticker": ticker} if ticker else {}
-                    read.append(await connection.run_sync(lambda c, q, b: pd.read_sql(q, c, params=b), query, bound))
-            return read
+            return [pd.read_sql(_query(ticker), connection) for ticker in tickers]
 
         yield act
 
@@ -74,6 +92,7 @@ async def _upsert_many(url: str) -> AsyncIterator[Act]:
 
 @contextlib.asynccontextmanager
 async def _connectorx(url: str) -> AsyncIterator[Act]:
+    """It connects inside of the clock, for every query: it takes nothing but a URL."""
     import connectorx
 
     where = make_url(url)
@@ -113,41 +132,44 @@ def _as_decimals(table: pa.Table) -> pa.Table:
     return table
 
 
-def _query(ticker: str | None, mark: str | None = None) -> str:
-    where = "" if ticker is None else f" AND ticker = {mark or repr(ticker)}"
+def _query(ticker: str | None) -> str:
+    where = "" if ticker is None else f" AND ticker = {ticker!r}"
     return f"{_SELECT}{where} ORDER BY ticker, date"
 
 
-def _if_installed(package: str, contestant: Contestant) -> Contestant | LeftOut:
+def _if_installed(contestant: Contestant, *packages: str) -> Contestant | LeftOut:
     # Imported, not only found: one that is there and does not load is no opponent either.
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        return LeftOut(contestant.name, f"{package} is not installed ({error})")
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            return LeftOut(contestant.name, f"{package} is not installed ({error})")
     return contestant
 
 
 def upserts() -> list[Contestant | LeftOut]:
     """Return who can upsert."""
     upsert_many = Contestant("advanced-alchemy upsert_many", "peer", _upsert_many, most_rows=10_000)
-    return [_if_installed("advanced_alchemy", upsert_many)]
+    return [_if_installed(upsert_many, "advanced_alchemy")]
 
 
-def loads() -> list[Contestant | LeftOut]:
-    """Return who can add new rows only."""
-    return [_if_installed("pandas", Contestant("pandas to_sql", "pandas", _to_sql, most_rows=10_000))]
+def loads(kind: str) -> list[Contestant | LeftOut]:
+    """Return who can add new rows only to a kind of database."""
+    to_sql = Contestant("pandas to_sql", "pandas", _to_sql, most_rows=10_000)
+    return [_if_installed(to_sql, "pandas", *_DRIVERS[kind])]
 
 
 def reads(kind: str) -> list[Contestant | LeftOut]:
     """Return who can read from a kind of database."""
-    pandas = _if_installed("pandas", Contestant("pandas read_sql", "pandas", _read_sql, most_rows=100_000))
+    read_sql = Contestant("pandas read_sql", "pandas", _read_sql, most_rows=100_000)
+    pandas = _if_installed(read_sql, "pandas", *_DRIVERS[kind])
     if kind == "sqlite":
         return [pandas, LeftOut("connectorx, ADBC", _SECOND_LIBRARY)]
-    connectorx = _if_installed("connectorx", Contestant("connectorx", "connectorx", _connectorx))
+    connectorx = _if_installed(Contestant("connectorx", "connectorx", _connectorx), "connectorx")
     if kind == "mysql":
         return [pandas, connectorx, LeftOut("ADBC", "it has no driver for this database")]
     return [
         pandas,
         connectorx,
-        _if_installed("adbc_driver_postgresql", Contestant("ADBC, decimals cast", "adbc", _adbc)),
+        _if_installed(Contestant("ADBC, decimals cast", "adbc", _adbc), "adbc_driver_postgresql"),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -14,20 +15,16 @@ from sqlalchemy import make_url
 from benchmarks.crowd import Call, crowd
 from benchmarks.data import (
     COLUMNS,
-    DECIMALS,
     MINUTE_COLUMNS,
     MINUTE_VALUES,
     STORED,
-    UNIT,
     VALUES,
     Given,
     Row,
     as_columns,
     as_tuples,
-    units_of,
 )
 from benchmarks.feed import LISTED, Feed, trading_day
-from benchmarks.opponents import wire
 from benchmarks.race import Act, Contestant, Open
 
 _COLUMNS: Final = ", ".join(COLUMNS)
@@ -44,6 +41,18 @@ _ANY_STORED: Final = (
     " LATERAL (SELECT FROM daily_data WHERE ticker = r.ticker AND series = '' AND date BETWEEN r.oldest AND r.newest"
     " LIMIT 1) s)"
 )
+_CREATE_STAGE: Final = (
+    'CREATE TEMPORARY TABLE stage (ticker text COLLATE "C", date date,'
+    f" {', '.join(f'{name} numeric' for name in VALUES)}) ON COMMIT DROP"
+)
+# Of what is new or differs. An ANALYZE of the stage before it costs more than a better plan saves.
+_MERGE: Final = (
+    f"INSERT INTO daily_data AS t ({_COLUMNS}) SELECT s.* FROM stage s"
+    " LEFT JOIN daily_data t ON t.ticker = s.ticker AND t.series = '' AND t.date = s.date"
+    f" WHERE t.ticker IS NULL OR ({_STORED}) IS DISTINCT FROM ({', '.join(f's.{name}' for name in VALUES)})"
+    f" ON CONFLICT (ticker, series, date) DO UPDATE SET {_SET}"
+)
+_ROWS_A_MESSAGE: Final = 5_000
 _SELECT: Final = f"SELECT {', '.join(STORED)} FROM daily_data WHERE series = ''"
 _LATEST_BY_WINDOW: Final = (
     f"SELECT * FROM (SELECT {', '.join(STORED)}, row_number() OVER (PARTITION BY ticker ORDER BY date DESC) AS number"
@@ -57,13 +66,21 @@ _LATEST_BY_LATERAL: Final = (
     "SELECT b.* FROM unnest($1::text[]) AS wanted (ticker) CROSS JOIN LATERAL"
     f" ({_SELECT} AND ticker = wanted.ticker ORDER BY date DESC LIMIT 1) b"
 )
-_FEED: Final = (
-    f"INSERT INTO intraday_data AS t ({', '.join(MINUTE_COLUMNS)}, timeframe)"
-    f" VALUES ({', '.join(f'${number}' for number in range(1, len(MINUTE_COLUMNS) + 1))}, '1m')"
+_INTO_MINUTES: Final = f"INSERT INTO intraday_data AS t ({', '.join(MINUTE_COLUMNS)}, timeframe)"
+_ON_CONFLICT_OF_MINUTES: Final = (
     " ON CONFLICT (ticker, series, timeframe, datetime) DO UPDATE SET"
     f" {', '.join(f'{name} = excluded.{name}' for name in MINUTE_VALUES)}, updated_at = statement_timestamp()"
     f" WHERE ({', '.join(f't.{name}' for name in MINUTE_VALUES)})"
     f" IS DISTINCT FROM ({', '.join(f'excluded.{name}' for name in MINUTE_VALUES)})"
+)
+_FEED: Final = (
+    f"{_INTO_MINUTES} VALUES ({', '.join(f'${number}' for number in range(1, len(MINUTE_COLUMNS) + 1))}, '1m')"
+    f"{_ON_CONFLICT_OF_MINUTES}"
+)
+_FEED_OF_ARRAYS: Final = (
+    f"{_INTO_MINUTES} SELECT u.*, '1m' FROM unnest($1::text[], $2::timestamptz[],"
+    f" {', '.join(f'${number}::numeric[]' for number in range(3, len(MINUTE_COLUMNS) + 1))}) AS u"
+    f"{_ON_CONFLICT_OF_MINUTES}"
 )
 _LAST_MINUTES: Final = (
     "SELECT * FROM intraday_data WHERE ticker = $1 AND series = '' AND timeframe = '1m' ORDER BY datetime DESC LIMIT $2"
@@ -106,82 +123,78 @@ async def _executemany(connection: _Connection, given: Given) -> None:
     await connection.executemany(_UPSERT, as_tuples(given))
 
 
-async def _copy_records(connection: _Connection, given: Given) -> None:
-    """COPY into a temporary table as asyncpg encodes it, row by row, and a merge of what is new or differs."""
-    types = dict.fromkeys(VALUES, "numeric") | {"ticker": 'text COLLATE "C"', "date": "date"}
-    await _create_stage(connection, types)
-    await connection.copy_records_to_table("stage", records=as_tuples(given), columns=COLUMNS)
-    await _merge_stage(connection, dict.fromkeys(VALUES, "{}"))
+async def _look_and_copy(connection: _Connection, given: Given) -> None:
+    """A look whether keys lie apart, then COPY through pgpq into the table, or else into a stage that is merged.
 
-
-async def _copy_columns(connection: _Connection, given: Given) -> None:
-    """The same, with whole columns encoded by numpy, and prices as whole numbers that the server divides again.
-
-    Where none of the tickers has a bar between the first and the last one given, straight into the table.
+    They lie apart where none of the tickers has a bar between the first and the last one given.
     """
-    columns = as_columns(given)
+    columns = _as_stored(given)
     spans = columns.group_by("ticker").aggregate([("date", "min"), ("date", "max")])
-    if not await connection.fetchval(_ANY_STORED, *(spans[name].to_pylist() for name in spans.column_names)):
-        await _copy_into_table(connection, columns)
-        return
-    await _create_stage(connection, _STAGED_AS_INTEGERS)
-    fields = {name: wire.integers(columns[name]) for name in VALUES}
-    await connection.copy_to_table("stage", source=_chunks(wire.rows(columns, fields)), format="binary")
-    await _merge_stage(connection, _FROM_INTEGERS)
+    if await connection.fetchval(_ANY_STORED, *(spans[name].to_pylist() for name in spans.column_names)):
+        await _stage_and_merge(connection, columns)
+    else:
+        await _copy(connection, "daily_data", columns)
 
 
-async def _copy_pgpq(connection: _Connection, given: Given) -> None:
-    """The same, with the columns encoded by pgpq."""
-    columns = as_columns(given)
-    for name in DECIMALS:
-        columns = columns.set_column(columns.column_names.index(name), name, pa.array(units_of(columns[name])))
-    await _create_stage(connection, _STAGED_AS_INTEGERS)
-    encoder = pgpq.ArrowToPostgresBinaryEncoder(columns.schema)
-    batches = (encoder.write_batch(batch) for batch in columns.to_batches(max_chunksize=20_000))
-    source = _chunks(iter([encoder.write_header()]), batches, _late(encoder.finish))
-    await connection.copy_to_table("stage", source=source, format="binary")
-    await _merge_stage(connection, _FROM_INTEGERS)
+async def _copy_and_merge(connection: _Connection, given: Given) -> None:
+    """COPY through pgpq into a stage and the merge, without a look before."""
+    await _stage_and_merge(connection, _as_stored(given))
+
+
+async def _copy_records(connection: _Connection, given: Given) -> None:
+    """COPY into a stage as asyncpg encodes it, row by row, and the merge."""
+    await connection.execute(_CREATE_STAGE)
+    await connection.copy_records_to_table("stage", records=as_tuples(given), columns=COLUMNS)
+    await connection.execute(_MERGE)
 
 
 async def _copy_into_table(connection: _Connection, given: Given) -> None:
-    """No upsert at all: the table's own columns, in the form in which the server wants them, into an empty table."""
-    columns = as_columns(given)
-    fields = {name: wire.numerics(units_of(columns[name])) for name in DECIMALS}
-    fields["volume"] = wire.numerics(columns["volume"].to_numpy() * UNIT)
-    source = _chunks(wire.rows(columns, fields))
-    await connection.copy_to_table("daily_data", columns=COLUMNS, source=source, format="binary")
+    """No upsert at all: COPY through pgpq into an empty table."""
+    await _copy(connection, "daily_data", _as_stored(given))
 
 
-_STAGED_AS_INTEGERS: Final = dict.fromkeys(VALUES, "int8") | {"ticker": 'text COLLATE "C"', "date": "date"}
-_FROM_INTEGERS: Final = {name: f"({{}} * {1 / UNIT:f})" if name in DECIMALS else "{}" for name in VALUES}
+async def fill(url: str, table: str, pieces: Iterable[pa.Table]) -> None:
+    """Store bars in an empty table by the fastest way there is."""
+    connection = await asyncpg.connect(dsn(url))
+    try:
+        for piece in pieces:
+            await _copy(connection, table, _with_numeric_volume(piece))
+        await connection.execute(f"VACUUM ANALYZE {table}")  # here, where no client's patience ends
+    finally:
+        await connection.close()
 
 
-async def _create_stage(connection: _Connection, types: Mapping[str, str]) -> None:
-    columns = ", ".join(f"{name} {types[name]}" for name in COLUMNS)
-    await connection.execute(f"CREATE TEMPORARY TABLE stage ({columns}) ON COMMIT DROP")
+def _as_stored(given: Given) -> pa.Table:
+    return _with_numeric_volume(as_columns(given))
 
 
-async def _merge_stage(connection: _Connection, forms: Mapping[str, str]) -> None:
-    """Bring over what is new or differs; `forms` makes of a staged value what the table has."""
-    staged = ", ".join(f"{form.format(f's.{name}')} AS {name}" for name, form in forms.items())
-    await connection.execute("ANALYZE stage")
-    await connection.execute(
-        f"INSERT INTO daily_data AS t ({_COLUMNS})"
-        f" SELECT s.* FROM (SELECT s.ticker, s.date, {staged} FROM stage s) s"
-        f" LEFT JOIN daily_data t ON t.ticker = s.ticker AND t.series = '' AND t.date = s.date"
-        f" WHERE t.ticker IS NULL OR ({_STORED}) IS DISTINCT FROM ({', '.join(f's.{name}' for name in VALUES)})"
-        f" ON CONFLICT (ticker, series, date) DO UPDATE SET {_SET}"
-    )
+def _with_numeric_volume(columns: pa.Table) -> pa.Table:
+    """Return the columns in the table's own types: COPY BINARY converts nothing, and volumes are NUMERIC."""
+    at = columns.column_names.index("volume")
+    return columns.set_column(at, "volume", columns["volume"].cast(pa.decimal128(19, 0)))
 
 
-def _late(finish: Callable[[], bytes]) -> Iterator[bytes]:
-    yield finish()
+async def _stage_and_merge(connection: _Connection, columns: pa.Table) -> None:
+    await connection.execute(_CREATE_STAGE)
+    await _copy(connection, "stage", columns)
+    await connection.execute(_MERGE)
 
 
-async def _chunks(*sources: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for source in sources:
-        for chunk in source:
-            yield chunk
+async def _copy(connection: _Connection, table: str, columns: pa.Table) -> None:
+    names, source = columns.column_names, _encoded(columns)
+    await connection.copy_to_table(table, columns=names, source=source, format="binary")
+
+
+async def _encoded(columns: pa.Table) -> AsyncIterator[bytes]:
+    """Encode columns by pgpq; while one piece is sent, a thread makes the next one."""
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(columns.schema)
+    upcoming = asyncio.ensure_future(asyncio.to_thread(encoder.write_header))
+    for batch in columns.to_batches(max_chunksize=_ROWS_A_MESSAGE):
+        encoded = await upcoming
+        upcoming = asyncio.ensure_future(asyncio.to_thread(encoder.write_batch, batch))
+        yield encoded
+    yield await upcoming
+    yield encoder.finish()
 
 
 @contextlib.asynccontextmanager
@@ -244,25 +257,39 @@ async def _read_few(connection: _Connection, question: Any) -> int:
     return len(await connection.fetch(f"{_SELECT} AND ticker = $1 AND date >= $2 ORDER BY date", ticker, start))
 
 
-@contextlib.asynccontextmanager
-async def _feeding(url: str) -> AsyncIterator[Feed]:
-    async with asyncpg.create_pool(dsn(url), min_size=6, max_size=6) as pool:
+def _feeding(store: Callable[[_Connection, Sequence[Row]], Awaitable[None]]) -> Open:
+    """Store each minute in one transaction, and read on the other connections of a pool."""
 
-        async def write(rows: Sequence[Row]) -> None:
-            async with pool.acquire() as connection, connection.transaction():
-                await connection.executemany(_FEED, [tuple(row[name] for name in MINUTE_COLUMNS) for row in rows])
+    @contextlib.asynccontextmanager
+    async def opened(url: str) -> AsyncIterator[Feed]:
+        async with asyncpg.create_pool(dsn(url), min_size=6, max_size=6) as pool:
 
-        async def read(ticker: str) -> Any:
-            async with pool.acquire() as connection:
-                return await connection.fetch(_LAST_MINUTES, ticker, LISTED)
+            async def write(rows: Sequence[Row]) -> None:
+                async with pool.acquire() as connection, connection.transaction():
+                    await store(connection, rows)
 
-        yield Feed(write, read)
+            async def read(ticker: str) -> Any:
+                async with pool.acquire() as connection:
+                    return await connection.fetch(_LAST_MINUTES, ticker, LISTED)
+
+            yield Feed(write, read)
+
+    return trading_day(opened)
+
+
+async def _feed_by_executemany(connection: _Connection, rows: Sequence[Row]) -> None:
+    await connection.executemany(_FEED, [tuple(row[name] for name in MINUTE_COLUMNS) for row in rows])
+
+
+async def _feed_by_arrays(connection: _Connection, rows: Sequence[Row]) -> None:
+    """One statement for all rows, whose columns come as arrays."""
+    await connection.execute(_FEED_OF_ARRAYS, *([row[name] for row in rows] for name in MINUTE_COLUMNS))
 
 
 UPSERTS: Final = (
     Contestant("asyncpg executemany", "raw", _in_a_transaction(_executemany)),
-    Contestant("look, COPY of numpy columns, merge", "by hand", _in_a_transaction(_copy_columns)),
-    Contestant("COPY through pgpq, merge", "by hand", _in_a_transaction(_copy_pgpq)),
+    Contestant("look, COPY through pgpq, merge of NUMERIC", "by hand", _in_a_transaction(_look_and_copy)),
+    Contestant("COPY through pgpq, merge of NUMERIC", "by hand", _in_a_transaction(_copy_and_merge)),
     Contestant("COPY of records, merge", "by hand", _in_a_transaction(_copy_records)),
 )
 LOADS: Final = (Contestant("COPY into the table", "limit", _in_a_transaction(_copy_into_table)),)
@@ -274,4 +301,7 @@ LATEST: Final = (
 )
 WRITE_CALLS: Final = (Contestant("asyncpg, a pool of 10", "raw", _in_a_pool(_write_one)),)
 READ_CALLS: Final = (Contestant("asyncpg, a pool of 10", "raw", _in_a_pool(_read_few)),)
-FEEDS: Final = (Contestant("asyncpg executemany", "raw", trading_day(_feeding)),)
+FEEDS: Final = (
+    Contestant("asyncpg executemany", "raw", _feeding(_feed_by_executemany)),
+    Contestant("one statement, unnest of arrays", "by hand", _feeding(_feed_by_arrays)),
+)

@@ -15,7 +15,8 @@ from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from benchmarks.data import STORED, VALUES, Given, as_rows
+from benchmarks.data import MINUTE_VALUES, STORED, VALUES, Given, Row, as_rows
+from benchmarks.feed import LISTED, Feed, trading_day
 from benchmarks.race import Act, Contestant, Open
 
 # SQLite has no decimals: SQLAlchemy stores doubles and says so.
@@ -62,6 +63,20 @@ class _StoredBar(_Columns, _ReadBase):
 
 
 TABLE: Final = Base.metadata.tables["daily_data"]
+# In SQLite without a fraction of the second, as the bars that are there.
+_TEXT: Final = sqlite.DATETIME(truncate_microseconds=True)  # type: ignore[no-untyped-call] # SQLAlchemy's own gap
+_INSTANT: Final = sa.DateTime(timezone=True).with_variant(_TEXT, "sqlite")
+_MINUTES: Final = sa.Table(
+    "intraday_data",
+    sa.MetaData(),
+    sa.Column("ticker", sa.String(64), primary_key=True),
+    sa.Column("series", sa.String(32), primary_key=True),
+    sa.Column("timeframe", sa.String(16), primary_key=True),
+    sa.Column("datetime", _INSTANT, primary_key=True),
+    *(sa.Column(name, sa.Numeric(20, 10)) for name in ("open", "high", "low", "close")),
+    sa.Column("volume", sa.Numeric(24, 8)),
+    sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.FetchedValue()),
+)
 
 
 @contextlib.asynccontextmanager
@@ -107,23 +122,23 @@ def _orm(write: Callable[[AsyncSession, Given], Awaitable[None]]) -> Open:
 async def _executemany(connection: AsyncConnection, given: Given) -> None:
     """One upsert statement with a list of dicts, which leaves alone what has not changed."""
     rows = [{**row, "series": ""} for row in as_rows(given)]
-    await connection.execute(_upsert(connection.dialect.name), rows)
+    await connection.execute(_upsert(connection.dialect.name, TABLE, VALUES), rows)
 
 
-def _upsert(database: str) -> sa.Insert:
+def _upsert(database: str, table: sa.Table, values: Sequence[str]) -> sa.Insert:
     if database in ("mysql", "mariadb"):
-        insert = mysql.insert(TABLE)
-        same = sa.and_(*(TABLE.c[name].is_not_distinct_from(insert.inserted[name]) for name in VALUES))
-        kept = sa.func.if_(same, TABLE.c.updated_at, sa.func.utc_timestamp(sa.literal_column("6")))
+        insert = mysql.insert(table)
+        same = sa.and_(*(table.c[name].is_not_distinct_from(insert.inserted[name]) for name in values))
+        kept = sa.func.if_(same, table.c.updated_at, sa.func.utc_timestamp(sa.literal_column("6")))
         # In this order: an assignment sees what those before it have assigned.
         return insert.on_duplicate_key_update(
-            [("updated_at", kept), *((name, insert.inserted[name]) for name in VALUES)]
+            [("updated_at", kept), *((name, insert.inserted[name]) for name in values)]
         )
     upsert: postgresql.Insert | sqlite.Insert
-    upsert = postgresql.insert(TABLE) if database == "postgresql" else sqlite.insert(TABLE)
-    changes = {name: upsert.excluded[name] for name in VALUES} | {"updated_at": sa.func.current_timestamp()}
-    differs = sa.or_(*(TABLE.c[name].is_distinct_from(upsert.excluded[name]) for name in VALUES))
-    return upsert.on_conflict_do_update(index_elements=["ticker", "series", "date"], set_=changes, where=differs)
+    upsert = postgresql.insert(table) if database == "postgresql" else sqlite.insert(table)
+    changes = {name: upsert.excluded[name] for name in values} | {"updated_at": sa.func.current_timestamp()}
+    differs = sa.or_(*(table.c[name].is_distinct_from(upsert.excluded[name]) for name in values))
+    return upsert.on_conflict_do_update(index_elements=table.primary_key.columns, set_=changes, where=differs)
 
 
 async def _add_all(session: AsyncSession, given: Given) -> None:
@@ -174,6 +189,26 @@ def _query(query: sa.Select[Any], ticker: str | None) -> sa.Select[Any]:
     return query if ticker is None else query.where(_StoredBar.ticker == ticker)
 
 
+@contextlib.asynccontextmanager
+async def _feeding(url: str) -> AsyncIterator[Feed]:
+    """The bars that arrive together by one upsert statement with a list of dicts."""
+    async with connected(url) as engine:
+        upsert = _upsert(engine.dialect.name, _MINUTES, MINUTE_VALUES)
+        columns, key = sa.select(_MINUTES), _MINUTES.c
+
+        async def write(rows: Sequence[Row]) -> None:
+            async with engine.begin() as connection:
+                await connection.execute(upsert, [{**row, "series": "", "timeframe": "1m"} for row in rows])
+
+        async def read(ticker: str) -> Any:
+            minutes = columns.where(key.ticker == ticker, key.series == "", key.timeframe == "1m")
+            async with engine.connect() as connection:
+                return (await connection.execute(minutes.order_by(key.datetime.desc()).limit(LISTED))).all()
+
+        yield Feed(write, read)
+
+
+FEEDS: Final = (Contestant("SQLAlchemy Core executemany", "core", trading_day(_feeding)),)
 UPSERTS: Final = (
     Contestant("SQLAlchemy Core executemany", "core", _core(_executemany), most_rows=100_000),
     Contestant("SQLAlchemy ORM merge", "orm", _orm(_merge), most_rows=1_000),

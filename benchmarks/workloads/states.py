@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
 
 import pyarrow as pa
 
 from benchmarks.databases import Place
-from traderrr_data import DatabaseManager, market_data
+from benchmarks.opponents import OF_KIND
+
+_ROWS_A_PIECE: Final = 100_000
 
 
 @contextlib.asynccontextmanager
@@ -17,8 +20,8 @@ async def filled(place: Place, bars: pa.Table | None) -> AsyncIterator[str]:
     url = await place.migrated()
     try:
         if bars is not None:
-            async with DatabaseManager(url) as db, db.session_context() as session:
-                await market_data.upsert_daily(session, bars)
+            pieces = (bars.slice(start, _ROWS_A_PIECE) for start in range(0, bars.num_rows, _ROWS_A_PIECE))
+            await OF_KIND[place.kind].fill(url, "daily_data", pieces)
         place.settle(url)
         yield url
     finally:

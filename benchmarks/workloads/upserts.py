@@ -91,7 +91,7 @@ def _contestants(track: Track, place: Place, workload: str) -> list[Contestant]:
     module = OF_KIND[place.kind]
     entries = [ours.UPSERT, *module.UPSERTS, *sqlalchemy.UPSERTS, *peers.upserts()]
     if workload == "W1":
-        entries += [*module.LOADS, *sqlalchemy.LOADS, *peers.loads()]
+        entries += [*module.LOADS, *sqlalchemy.LOADS, *peers.loads(place.kind)]
     return track.admit(place.name, workload, entries)
 
 
