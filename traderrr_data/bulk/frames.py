@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_ROWS_A_PAGE = 50_000
+_ROWS_A_PAGE = 25_000
 _FIRST_GROUP = 16  # values of a list that are asked for together at first
 _ROWS_A_TURN = 1_000  # that are read cell by cell before the event loop has its turn
 
