@@ -8,6 +8,8 @@ import csv
 import gzip
 import io
 import itertools
+import threading
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ from traderrr_data.ingest.base import Block, Head, Misshapen, UnreadableFileErro
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _HEADER_ROWS = 3  # the most that any format has
 _BYTES_A_CELL = 8  # of CSV, about
+_PATIENCE = 0.2  # seconds that a reader ahead is given to end
 _BUFFER = 1 << 20  # bytes of a Parquet column that are read at a time
 _LONGEST_HEAD = 8 << 20  # characters; 60,000 columns of yfinance's take three millions
 _MOST_MISSHAPEN = 100_000  # rows at a time, beside those of a block; a table has not so many
@@ -156,9 +159,9 @@ class CsvSource(Source):
             bad.append(Misshapen(row.number - lines, _cells_of(row.text), reason))
             return "skip"
 
-        with unreadable_is_said(self.path):
+        with unreadable_is_said(self.path), contextlib.closing(_Utf8(self._unpacked())) as text:
             reader = pa_csv.open_csv(
-                _Utf8(self._unpacked()),
+                text,
                 # One thread: only then does a bad row say its number.
                 read_options=pa_csv.ReadOptions(
                     use_threads=False, skip_rows=lines, column_names=list(columns), block_size=cells * _BYTES_A_CELL
@@ -190,12 +193,30 @@ class _Utf8:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._reading = threading.Lock()
+        self._has_ended = False
+        self._was_read = threading.Event()
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; UnicodeDecodeError if they are no text."""
-        data = self._file.read(size)
-        self._decoder.decode(data, final=not data)
+        with self._reading:
+            data = b"" if self._has_ended else self._file.read(size)
+        if not data:
+            self._was_read.set()
+        self._decoder.decode(data, final=not data and not self._has_ended)
         return data
+
+    def close(self) -> None:
+        """End for Arrow's thread that reads ahead, and let it come to its own end.
+
+        One that is still there when the program ends takes it down (pyarrow 26: "terminate called without an active
+        exception"), and nothing tells when it has gone.
+        """
+        with self._reading:
+            self._has_ended = True
+        if not self._was_read.is_set():
+            self._was_read.wait(_PATIENCE)
+            time.sleep(_PATIENCE)
 
 
 def _beginning_of(text: TextIO, path: Path) -> Iterator[str]:
