@@ -127,10 +127,11 @@ async def ingest_file(
     chosen, reading = await _in_thread(lambda: _prepare(path, format, options))
 
     async def work(session: AsyncSession) -> tuple[Counter[str], Path | None]:
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             source = stack.enter_context(open_source(path))
             rejects = stack.enter_context(_Rejects(path, reading.titles, db.engine.url))
             blocks = source.blocks(reading.header_rows, reading.cells)
+            stack.push_async_callback(_in_thread, blocks.close)  # which may have to wait for a thread that reads ahead
             counts, started = Counter[str](), time.perf_counter()
             while (step := await _in_thread(lambda: _next(blocks, reading))) is not None:
                 block, chunk = step

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
@@ -83,7 +83,7 @@ class Source(ABC):
     head: Head
 
     @abstractmethod
-    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+    def blocks(self, header_rows: int, cells: int) -> Generator[Block, None, None]:
         """Yield the rows below the header, in order, so many at a time as make about that many cells.
 
         Raises:
@@ -142,7 +142,7 @@ class CsvSource(Source):
         text.detach()  # closing it would close the file
         return rows, lines
 
-    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+    def blocks(self, header_rows: int, cells: int) -> Generator[Block, None, None]:
         """Yield blocks of rows, and with each the rows among them that are misshapen."""
         if len(self.head.rows) <= header_rows:
             return
@@ -265,7 +265,7 @@ class ParquetSource(Source):
         self._read = 0
         self.head = Head(path, (tuple(self._file.schema_arrow.names),), is_text=False)
 
-    def blocks(self, header_rows: int, cells: int) -> Iterator[Block]:
+    def blocks(self, header_rows: int, cells: int) -> Generator[Block, None, None]:
         """Yield blocks of rows."""
         size = max(1, cells // max(1, len(self.head.rows[0])))
         with unreadable_is_said(self.path):
