@@ -121,31 +121,34 @@ async def _reading_together(url: str) -> AsyncIterator[Call]:
 
 @contextlib.asynccontextmanager
 async def _feeding(url: str) -> AsyncIterator[Feed]:
-    async with connected(url) as db:
+    async with connected(url) as db, ingest.reader(db) as reader:
 
         async def write(rows: Sequence[Row]) -> None:
             async with db.session_context() as session:
                 await market_data.upsert_intraday(session, rows, timeframe="1m")
 
-        yield Feed(write, _last_minutes(db))
+        yield Feed(write, _last_minutes(reader))
 
 
 @contextlib.asynccontextmanager
 async def _feeding_through_writer(url: str) -> AsyncIterator[Feed]:
-    async with connected(url) as db, ingest.bar_writer(db, timeframe="1m") as writer:
+    async with (
+        connected(url) as db,
+        ingest.bar_writer(db, timeframe="1m") as writer,
+        ingest.reader(db) as reader,
+    ):
 
         async def write(rows: Sequence[Row]) -> None:
             for row in rows:
                 await writer.put(row)
             await writer.flush()
 
-        yield Feed(write, _last_minutes(db))
+        yield Feed(write, _last_minutes(reader))
 
 
-def _last_minutes(db: DatabaseManager) -> Callable[[str], Awaitable[Any]]:
+def _last_minutes(reader: ingest.Reader) -> Callable[[str], Awaitable[Any]]:
     async def read(ticker: str) -> Any:
-        async with db.session_context(read_only=True) as session:
-            return await market_data.list_intraday(session, ticker, timeframe="1m", last=LISTED)
+        return await reader.list_intraday(ticker, timeframe="1m", last=LISTED)
 
     return read
 
