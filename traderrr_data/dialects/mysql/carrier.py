@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LOAD_FROM = 500  # rows; fewer are as fast in one statement, in fewer round trips
+_LOAD_FROM = 2_000  # rows; fewer are about as fast in one statement, which takes three round trips less
 _ROWS_A_STATEMENT = 1_000  # more take the server longer a row
 _INLINE = 500  # rows that cost the event loop a millisecond
 _LIMITS = "traderrr_data_limits"

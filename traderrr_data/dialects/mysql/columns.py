@@ -23,7 +23,6 @@ from traderrr_data.dialects.mysql.facts import ends_transaction
 _ROWS_A_PIECE = 20_000
 _BYTES_A_PIECE = 8 << 20
 _ATTEMPTS = 5
-_LOADED_FROM = 2_000  # rows
 _MOST_RUNS = 500
 _NO_SUCH_INDEX = 1176
 
@@ -108,7 +107,7 @@ class _Work:
         from traderrr_data.dialects.wire import runs  # noqa: PLC0415 - it loads numpy
 
         columns = self._merge.columns
-        if columns.num_rows < _LOADED_FROM or self._has_ids or not self._carrier.loads(columns.num_rows):
+        if self._has_ids or not self._carrier.loads(columns.num_rows):
             return False
         found = await asyncio.to_thread(runs, columns, self._merge.key)
         if found.num_rows > _MOST_RUNS:
