@@ -1,6 +1,6 @@
 """The checks of this project. ``nox`` runs those that every change has to pass, ``nox --list`` names the others.
 
-Words after ``--`` go to pytest in place of the paths that a session would run (``benchmark``, ``fuzz`` and ``soak``
+Words after ``--`` go to pytest in place of those that a session would give it (``benchmark``, ``fuzz`` and ``soak``
 take their own)::
 
     nox -s "tests(mysql)" -- tests/contract -k upsert
@@ -40,6 +40,8 @@ DATABASES: Final = ["sqlite", *SERVERS]
 # Unit tests, documents and examples are the same on every database: they run once, in the session of SQLite.
 EVERYTHING: Final = ["tests"]
 PER_DATABASE: Final = ["tests/contract", "tests/migrations", "tests/faults"]
+# Most of the time goes to programs that start one after the other.
+IN_PARALLEL: Final = ["--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal"]
 
 # nox would end pytest within half a second after Ctrl-C; it has servers to stop.
 PATIENCE: Final[dict[str, Any]] = {"interrupt_timeout": 30, "terminate_timeout": 10}
@@ -179,15 +181,18 @@ def run_tests(session: nox.Session, database: str) -> None:
     """Install what one database needs and run its tests."""
     servers = provide_servers(session, database)
     install_package(session, *group("test"), *servers)
-    run_pytest(session, EVERYTHING if database == "sqlite" else PER_DATABASE, database)
+    # Each worker starts servers of its own; of one that is given there is only one, and tests change its settings.
+    given = any(os.environ.get(programs.URL_VARIABLES.get(kind, "")) for kind in SERVERS.get(database, ()))
+    words = EVERYTHING if database == "sqlite" else PER_DATABASE
+    run_pytest(session, words if given else [*IN_PARALLEL, *words], database)
 
 
 def run_pytest(
-    session: nox.Session, paths: list[str], *databases: str, command: tuple[str, ...] = ("python", "-m", "pytest")
+    session: nox.Session, words: list[str], *databases: str, command: tuple[str, ...] = ("python", "-m", "pytest")
 ) -> None:
-    """Run pytest on these databases."""
+    """Run pytest on these databases, with these words unless others were given."""
     wanted = [f"--database={database}" for database in databases]
-    session.run(*command, *wanted, *(session.posargs or paths), **PATIENCE)
+    session.run(*command, *wanted, *(session.posargs or words), **PATIENCE)
 
 
 def provide_servers(session: nox.Session, *databases: str) -> list[str]:
