@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from traderrr_data import (
     ConfigurationError,
     DatabaseManager,
     DatabaseUnavailableError,
+    InvalidRowError,
     Metadata,
     Settings,
     TraderrrDataError,
@@ -226,6 +228,21 @@ async def test_a_damaged_file_is_never_taken_for_data(
     with pytest.raises(TraderrrDataError):
         await db.init_db(upgrade=True)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("column", "number"), [("high", "1e12"), ("low", "-1e30"), ("volume", "1e25")])
+async def test_a_stored_number_that_no_frame_can_hold_is_told_with_its_row(
+    db: DatabaseManager, file: Path, column: str, number: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"UPDATE daily_data SET {column} = {number}")
+        connection.commit()
+    async with db.session_context(read_only=True) as session:
+        for exact in (True, False):
+            with pytest.raises(InvalidRowError, match=f"^column '{column}': the stored .* beside 'FIRST', .* digits"):
+                await market_data.daily_frame(session, exact=exact)
+        [bar] = await market_data.list_daily(session, "FIRST")
+        assert getattr(bar, column) == Decimal(number)
 
 
 async def test_a_deleted_file_is_not_written_to_and_not_replaced_by_an_empty_one(

@@ -406,6 +406,9 @@ async def daily_frame(
         series: the line of bars.
         as_of: the bars exactly as they stood at this instant, which has a time zone; None for now.
         exact: decimal128 as stored; False for float64.
+
+    Raises:
+        InvalidRowError: a file of SQLite holds a number that is too large for its column.
     """
     wanted = bars.columns_of(
         DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from traderrr_data.bulk.rows import NO_BAR, PRICES
 from traderrr_data.dialects.wire import nulls, whole_numbers
 from traderrr_data.errors import InvalidRowError
 from traderrr_data.models import Base
-from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime
+from traderrr_data.models.types import CheckedType, ExactDecimal, Flag, SessionDate, UtcDateTime, shown
 
 MANY_ROWS = 100_000  # more in one batch are hardly faster
 _EXACT_IN_A_DOUBLE = 2**53
@@ -151,9 +152,27 @@ def storage_of(column_type: Any, *, exact: bool = True) -> pa.DataType:
 
 
 def batch_of(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:
-    """Return rows, whose cells stand in the schema's order, as one record batch."""
+    """Return rows, whose cells stand in the schema's order, as one record batch.
+
+    Raises:
+        InvalidRowError: a file of SQLite holds a number that is too large for its column.
+    """
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    try:
+        arrays = [pa.array(cells, field.type) for cells, field in zip(columns, schema, strict=True)]
+    except pa.ArrowInvalid:
+        _refuse_large_numbers(schema, rows)
+        raise
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _refuse_large_numbers(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> None:
+    for row in rows:
+        for cell, field in zip(row, schema, strict=True):
+            if isinstance(cell, Decimal) and abs(cell) >= 10 ** (field.type.precision - field.type.scale):
+                others = ", ".join(shown(other) for other in row if not isinstance(other, Decimal | None))
+                reason = f"the stored {shown(cell)}, beside {others}, has more digits than the column's numbers"
+                raise InvalidRowError(reason, column=field.name)
 
 
 def completed(batch: pa.RecordBatch, schema: pa.Schema, constants: Mapping[str, str]) -> pa.RecordBatch:
