@@ -162,3 +162,30 @@ async def test_writers_of_the_same_new_bars_all_succeed_and_count_exactly(db: Da
     assert sum(result.updated for result in results) == 0
     async with db.session_context(read_only=True) as session:
         assert await session.scalar(sa.select(sa.func.count()).select_from(DailyData)) == count
+
+
+@pytest.mark.parametrize("count", [1, 300, 2_500])
+async def test_the_last_date_and_instant_are_found_again_however_many_rows_came_with_them(
+    db: DatabaseManager, count: int
+) -> None:
+    """PostgreSQL's driver takes them for infinity, which is not equal to them."""
+    last = dt.datetime.max.replace(tzinfo=dt.UTC)
+    batches = [
+        bars(count),
+        [*bars(count), {**bars(1)[0], "date": dt.date.max}],
+        bars(count, observed_at=last),
+    ]
+    for rows in batches:
+        async with db.session_context() as session:
+            await market_data.upsert_daily(session, rows)
+        async with db.session_context() as session:
+            assert (await market_data.upsert_daily(session, rows)).unchanged == len(rows)
+            assert (await market_data.upsert_daily(session, rows[-1:])).unchanged == 1
+    async with db.session_context(read_only=True) as session:
+        total = sa.select(sa.func.count()).select_from(DailyData)
+        assert await session.scalar(total) == count + 1
+        assert await session.scalar(total.where(DailyData.date == dt.date.max)) == 1
+        assert await session.scalar(total.where(DailyData.observed_at == last)) == count
+        frame = await market_data.daily_frame(session)
+        assert frame["date"].to_pylist().count(dt.date.max) == 1
+        assert frame["observed_at"].to_pylist().count(last) == count

@@ -8,6 +8,7 @@ table for each would bloat the catalog.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ _MOST_RANGES = 0.1  # of a batch's rows; more are not worth a look
 _ATTEMPTS = 5
 _NOTHING = dict.fromkeys(("absent", "inserted", "present", "locked", "updated", "outranked"), 0)
 _CHANGED_AT = "greatest(statement_timestamp(), t.updated_at)"  # a clock that was put back ends no version early
+_LAST_INSTANT = 253_402_300_799_999_999  # microseconds since 1970, of 9999-12-31 23:59:59.999999 UTC
 _UNIQUE_VIOLATION = "23505"
 _KINDS = {
     "int32": "int4",
@@ -41,6 +43,8 @@ _KINDS = {
 
 async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
     """Merge checked columns into their table."""
+    if any(map(_reaches_the_last, merge.columns.columns)):
+        raise RowByRow
     driver = await driver_of(connection)
     if merge.columns.num_rows < _STAGED_FROM:
         return await _merge_small(driver, merge)
@@ -48,6 +52,16 @@ async def merge_columns(connection: AsyncConnection, merge: Merge) -> Counts:
         every: list[Verdict] = ["inserted"] * merge.columns.num_rows
         return Counts(inserted=len(every), verdicts=every if merge.wants_verdicts else None)
     return await _merge_large(driver, merge)
+
+
+def _reaches_the_last(column: pa.ChunkedArray) -> bool:
+    """Tell whether the last date or instant of Python's is in a column, for which only asyncpg writes infinity."""
+    import pyarrow as pa  # noqa: PLC0415 - loaded only where Arrow is used
+    import pyarrow.compute as pc  # noqa: PLC0415 - as above
+
+    if pa.types.is_date32(column.type):
+        return bool(pc.max(column).as_py() == dt.date.max)
+    return pa.types.is_timestamp(column.type) and bool(pc.max(column.cast(pa.int64())).as_py() == _LAST_INSTANT)
 
 
 async def _is_apart(driver: Any, merge: Merge) -> bool:
