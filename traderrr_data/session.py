@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from traderrr_data.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _OWNER = "traderrr_data_task"
 
@@ -82,6 +84,18 @@ async def outlast_cancellation(task: asyncio.Future[Any]) -> None:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             continue
+
+
+async def to_its_end(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Run a function in a thread; a cancellation waits until it has ended, so that its files may be removed."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await outlast_cancellation(work)
+        if not work.cancelled():
+            work.exception()  # is looked at, so that nobody complains that it never was
+        raise
 
 
 def _refuse_another_task(session: Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime as dt
 import gzip
@@ -21,6 +20,7 @@ import typer
 from traderrr_data import files
 from traderrr_data.cli.output import plain_number
 from traderrr_data.ingest.source import ENDINGS, ending_of
+from traderrr_data.session import to_its_end
 
 Write = Callable[[pa.RecordBatch], None]
 
@@ -46,7 +46,7 @@ async def write_bars(path: Path, database: sa.URL, schema: pa.Schema, batches: A
     rows = 0
     with _whole(path, database) as file, _writer(path, file, schema) as write:
         async for batch in batches:
-            await asyncio.to_thread(write, batch)
+            await to_its_end(write, batch)
             rows += batch.num_rows
     return rows
 

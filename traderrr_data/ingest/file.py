@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import csv
 import os
@@ -28,7 +27,7 @@ from traderrr_data.ingest.own import OWN
 from traderrr_data.ingest.source import open_source
 from traderrr_data.ingest.yfinance import YFINANCE
 from traderrr_data.models.types import shown
-from traderrr_data.session import outlast_cancellation
+from traderrr_data.session import to_its_end
 
 T = TypeVar("T")
 
@@ -124,16 +123,16 @@ async def ingest_file(
         series=canonical("series", series) or "",
         price_basis=canonical("price_basis", price_basis),
     )
-    chosen, reading = await _in_thread(lambda: _prepare(path, format, options))
+    chosen, reading = await to_its_end(_prepare, path, format, options)
 
     async def work(session: AsyncSession) -> tuple[Counter[str], Path | None]:
         async with contextlib.AsyncExitStack() as stack:
             source = stack.enter_context(open_source(path))
             rejects = stack.enter_context(_Rejects(path, reading.titles, db.engine.url))
             blocks = source.blocks(reading.header_rows, reading.cells)
-            stack.push_async_callback(_in_thread, blocks.close)  # which may have to wait for a thread that reads ahead
+            stack.push_async_callback(to_its_end, blocks.close)  # which may have to wait for a thread that reads ahead
             counts, started = Counter[str](), time.perf_counter()
-            while (step := await _in_thread(lambda: _next(blocks, reading))) is not None:
+            while (step := await to_its_end(_next, blocks, reading)) is not None:
                 block, chunk = step
                 result = await _store(session, reading, chunk, series, allow_inconsistent=allow_inconsistent)
                 rejects.add(block, chunk, result.rejected)
@@ -186,16 +185,6 @@ def _format_of(head: Head, name: Any) -> Format:
 def _next(blocks: Iterator[Block], reading: Reading) -> tuple[Block, Chunk] | None:
     block = next(blocks, None)
     return None if block is None else (block, reading.chunk(block))
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run what reads a file in a thread, and let it come to its end also if the task is cancelled meanwhile."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await outlast_cancellation(task)  # the file must not be closed while it is being read
-        raise
 
 
 async def _store(

@@ -14,6 +14,7 @@ from traderrr_data.maintenance import copies
 from traderrr_data.maintenance.copies import is_copy as is_ours
 from traderrr_data.maintenance.threads import Progress
 from traderrr_data.models import Base, Compatibility
+from traderrr_data.session import to_its_end
 
 __all__ = ["is_ours", "name_and_home", "restore", "write_backup"]
 
@@ -27,7 +28,7 @@ async def write_backup(db: DatabaseManager, target: Path, progress: Progress | N
     """Copy the database into a folder that appears when it is complete; return its bytes."""
     with files.growing(target, is_folder=True) as new:
         await copies.copy(db.settings, new.path, progress)
-        return await asyncio.to_thread(_appear, new.path, target)
+        return await to_its_end(_appear, new.path, target)
 
 
 def _appear(part: Path, target: Path) -> int:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from traderrr_data import schema
 from traderrr_data.errors import ConfigurationError, CopyMismatchError, SchemaMismatchError, TransactionConflictError
 from traderrr_data.files import create, create_folder, store
+from traderrr_data.session import to_its_end
 from traderrr_data.transfer.digest import Digest, digest_of, total
 from traderrr_data.transfer.ends import Source
 from traderrr_data.transfer.layout import Layout, key_of, layouts
@@ -204,7 +205,7 @@ class ParquetTarget:
 
     async def begin(self, source: Source) -> None:
         """Mark it as incomplete."""
-        await asyncio.to_thread(self._begin, source)
+        await to_its_end(self._begin, source)
 
     def _begin(self, source: Source) -> None:
         self._origin = source.origin
@@ -225,7 +226,7 @@ class ParquetTarget:
         if not is_empty and await self.digest(layout, number, page.span) == digest:
             return False
         await asyncio.to_thread(self._refuse_another_run)
-        await asyncio.to_thread(self._write_part, self._path(layout, number), page.batch)
+        await to_its_end(self._write_part, self._path(layout, number), page.batch)
         return True
 
     def _write_part(self, path: Path, batch: pa.RecordBatch) -> None:
@@ -268,12 +269,12 @@ class ParquetTarget:
     async def empty(self, layout: Layout) -> None:
         """Remove a table's rows."""
         folder = self._directory / layout.name
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        await asyncio.to_thread(create_folder, folder, self._origin)
+        await to_its_end(shutil.rmtree, folder, ignore_errors=True)
+        await to_its_end(create_folder, folder, self._origin)
 
     async def finish(self, source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
         """Remove what no page has written, write the manifest, and take the mark away."""
-        await asyncio.to_thread(self._finish, source, tables)
+        await to_its_end(self._finish, source, tables)
 
     def _finish(self, source: Source, tables: Sequence[tuple[Layout, Sequence[Digest]]]) -> None:
         self._refuse_another_run()
@@ -302,7 +303,7 @@ class ParquetTarget:
 
     async def clear(self, found: Sequence[Layout]) -> None:
         """Remove all files and the mark."""
-        await asyncio.to_thread(self._clear, found)
+        await to_its_end(self._clear, found)
 
     def _clear(self, found: Sequence[Layout]) -> None:
         self._refuse_another_run()

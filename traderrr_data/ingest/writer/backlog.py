@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ from traderrr_data.errors import InvalidRowError, TraderrrDataError
 from traderrr_data.ingest.writer.accepted import Acceptance, Accepted, Outcome
 from traderrr_data.ingest.writer.spill import Record, Spill
 from traderrr_data.ingest.writer.store import Fate
-from traderrr_data.session import outlast_cancellation
+from traderrr_data.session import to_its_end
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ class Backlog:
                 self.callers_waiting -= row.caller is not None
         elif self._spill is not None:
             async with self._file:
-                rows = await _to_its_end(self._read, self._spill, limit)
+                rows = await to_its_end(self._read, self._spill, limit)
                 for row in rows:
                     row.caller = self._callers.get(row.end or 0)
                 self.in_flight = _batch(rows, limit)
@@ -128,7 +128,7 @@ class Backlog:
         rows = self.in_flight
         if self._spill is not None:
             async with self._file:
-                await _to_its_end(self._forget, self._spill, rows, fates)
+                await to_its_end(self._forget, self._spill, rows, fates)
         self.in_flight = ()
         self.settled += len(rows)
         for row, fate in zip(rows, fates, strict=True):
@@ -149,7 +149,7 @@ class Backlog:
             return in_memory
         async with self._file:
             try:
-                await _to_its_end(self._append, self._spill, in_memory, sync=True)
+                await to_its_end(self._append, self._spill, in_memory, sync=True)
             except TraderrrDataError:
                 return in_memory
         return []
@@ -189,7 +189,7 @@ class Backlog:
         start = spill.end
         try:
             durable = any(arrival.durable for arrival in arrivals)
-            ends = await _to_its_end(self._append, spill, [*flying, *moved], sync=durable)
+            ends = await to_its_end(self._append, spill, [*flying, *moved], sync=durable)
         except BaseException:
             self.waiting, self.callers_waiting = waited, sum(row.caller is not None for row in waited)
             raise
@@ -250,13 +250,3 @@ def _batch(rows: Iterable[Accepted], limit: int) -> list[Accepted]:
         latest[row.key] = row
         batch.append(row)
     return batch
-
-
-async def _to_its_end(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Run a function in a thread; a cancellation waits until it has ended."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await outlast_cancellation(work)
-        raise
