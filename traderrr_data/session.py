@@ -15,7 +15,7 @@ from traderrr_data.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _OWNER = "traderrr_data_task"
 
@@ -86,7 +86,7 @@ async def outlast_cancellation(task: asyncio.Future[Any]) -> None:
             continue
 
 
-async def to_its_end(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+async def to_its_end(function: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
     """Run a function in a thread; a cancellation waits until it has ended, so that its files may be removed."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **options))
     try:

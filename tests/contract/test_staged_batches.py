@@ -84,7 +84,7 @@ async def test_odd_texts_come_back_as_they_went_in(session: AsyncSession, count:
     }
 
 
-@pytest.mark.parametrize("count", [6, 600])
+@pytest.mark.parametrize("count", [6, 600, 2_600])
 @pytest.mark.usefixtures("ways")
 async def test_a_blank_at_the_end_of_a_text_is_a_difference(session: AsyncSession, count: int) -> None:
     await market_data.upsert_daily(session, bars(count, source="yahoo"))
@@ -92,7 +92,7 @@ async def test_a_blank_at_the_end_of_a_text_is_a_difference(session: AsyncSessio
     assert await market_data.upsert_daily(session, bars(count, source="Yahoo ")) == UpsertResult(updated=count)
 
 
-@pytest.mark.parametrize("count", [8, 800])
+@pytest.mark.parametrize("count", [8, 800, 2_400])
 @pytest.mark.usefixtures("ways")
 async def test_small_and_negative_prices_come_back_exactly(session: AsyncSession, count: int) -> None:
     prices = [Decimal(text) for text in ("0.0000000001", "-0.0000001", "1e-7", "-37.63", "0", "99999.9999999999")]
@@ -121,7 +121,7 @@ async def test_a_batch_of_several_pieces_is_counted_as_one(session: AsyncSession
     assert await market_data.upsert_daily(session, mixed, on_conflict="ignore") == UpsertResult(skipped=31_000)
 
 
-@pytest.mark.parametrize("count", [5, 700])
+@pytest.mark.parametrize("count", [5, 700, 2_700])
 @pytest.mark.usefixtures("ways")
 async def test_a_batch_that_failed_is_not_in_the_way_of_the_next(session: AsyncSession, count: int) -> None:
     signals: list[dict[str, Any]] = [
@@ -135,7 +135,7 @@ async def test_a_batch_that_failed_is_not_in_the_way_of_the_next(session: AsyncS
     assert await market_data.upsert_daily(session, bars(count)) == UpsertResult(inserted=count)
 
 
-@pytest.mark.parametrize("count", [5, 700])
+@pytest.mark.parametrize("count", [5, 700, 2_700])
 @pytest.mark.usefixtures("ways")
 async def test_additions_without_a_key_are_stored_in_their_order(session: AsyncSession, count: int) -> None:
     rows: list[dict[str, Any]] = [

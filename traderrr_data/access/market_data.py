@@ -408,7 +408,7 @@ async def daily_frame(
         exact: decimal128 as stored; False for float64.
 
     Raises:
-        InvalidRowError: a file of SQLite holds a number that is too large for its column.
+        InvalidRowError: a stored number is too large for its column.
     """
     wanted = bars.columns_of(
         DailyData, _DAILY_COLUMNS, "date", tickers, start=start, end=end, series=series, as_of=as_of

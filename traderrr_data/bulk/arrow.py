@@ -155,7 +155,7 @@ def batch_of(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordBatch
     """Return rows, whose cells stand in the schema's order, as one record batch.
 
     Raises:
-        InvalidRowError: a file of SQLite holds a number that is too large for its column.
+        InvalidRowError: a stored number is too large for its column.
     """
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,8 +28,6 @@ from traderrr_data.ingest.source import open_source
 from traderrr_data.ingest.yfinance import YFINANCE
 from traderrr_data.models.types import shown
 from traderrr_data.session import to_its_end
-
-T = TypeVar("T")
 
 FORMATS: dict[str, Format] = {form.name: form for form in (OWN, YFINANCE)}
 """Every format by its name. A file belongs to the one that recognises its columns."""

@@ -6,15 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from traderrr_data.errors import InvalidRowError, TraderrrDataError
 from traderrr_data.ingest.writer.accepted import Acceptance, Accepted, Outcome
 from traderrr_data.ingest.writer.spill import Record, Spill
 from traderrr_data.ingest.writer.store import Fate
 from traderrr_data.session import to_its_end
-
-T = TypeVar("T")
 
 
 class _Arrival(NamedTuple):
