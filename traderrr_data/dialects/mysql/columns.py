@@ -136,13 +136,13 @@ class _Work:
     async def _look(self, piece: Piece, *, again: bool) -> _Found:
         """Bring the piece to the server, and ask what of it is absent or differs."""
         lists = self._merge.wants_verdicts or self._has_ids
-        wanted = sql.LIST_FOUND if lists else sql.COUNT_FOUND
-        *_, rows = await self._carrier.run([*await self._carrier.stage(piece), self._sql.find(again=again), wanted])
-        if lists:
-            absent_rows = [number for number, absent in rows if absent]
-            return _Found(len(absent_rows), len(rows) - len(absent_rows), absent_rows)
-        ((absent, different),) = rows
-        return _Found(int(absent), int(different), ())
+        listing = [sql.SET_ABSENT, sql.list_absent(piece.size)] if lists else []
+        staging = await self._carrier.stage(piece)
+        results = await self._carrier.run([*staging, self._sql.find(again=again), *listing, sql.COUNT_FOUND])
+        absent, different = map(int, results[-1][0])
+        if not lists:
+            return _Found(absent, different, ())
+        return _Found(absent, different, range(absent) if absent == piece.size else [n for (n,) in results[-2]])
 
     async def _settle(self, piece: Piece, found: _Found, counts: Counts) -> bool:
         """Insert and overwrite what was found, and tell whether no other writer was in the way."""

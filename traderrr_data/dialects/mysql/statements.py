@@ -28,7 +28,12 @@ DROP = f"DROP TEMPORARY TABLE IF EXISTS {_STAGE}, {_FOUND}"
 SET_MET = "SET @traderrr_data_met = 0, @traderrr_data_met_rows = ''"
 MET = "SELECT @traderrr_data_met, @traderrr_data_met_rows"
 COUNT_FOUND = f"SELECT COALESCE(SUM(absent), 0), COALESCE(SUM(NOT absent), 0) FROM {_FOUND}"
-LIST_FOUND = f"SELECT n, absent FROM {_FOUND}"
+SET_ABSENT = f"SET @traderrr_data_absent = (SELECT COUNT(*) FROM {_FOUND} WHERE absent)"
+
+
+def list_absent(rows: int) -> str:
+    """List what is absent, behind SET_ABSENT; nothing if that is all of so many rows."""
+    return f"SELECT n FROM {_FOUND} WHERE absent AND @traderrr_data_absent < {rows}"
 
 
 class Statements:

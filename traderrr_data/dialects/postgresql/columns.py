@@ -112,9 +112,10 @@ async def _merge_large(driver: Any, merge: Merge) -> Counts:
         "SELECT array_agg(n) FILTER (WHERE absent), array_agg(n) FILTER (WHERE NOT absent)"
         f" FROM ({statements.find}) AS found"
     )
-    # Without statistics of the stage the planner takes a join for much larger than an ANY.
-    stage = f"MATERIALIZED (SELECT * FROM pg_temp.{_STAGE} WHERE n = ANY"
-    steps = [f"absent AS {stage}($1::int4[]))", f"present AS {stage}($2::int4[]))"]
+    # ANY would compare each row with each number from a connection's sixth batch on, when the plan is made for whatever
+    # parameters there are. A plain join is taken for much larger than it is, since the stage has no statistics.
+    stage = f"MATERIALIZED (SELECT * FROM pg_temp.{_STAGE} WHERE n IN (SELECT unnest"
+    steps = [f"absent AS {stage}($1::int4[])))", f"present AS {stage}($2::int4[])))"]
 
     async def look_and_change() -> Mapping[str, Any]:
         absent, different = await driver.fetchrow(find)

@@ -10,11 +10,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+_FEW = 100
+
 
 def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[Any, ...]]) -> sa.ColumnElement[bool]:
     """Return the condition that a row has one of these keys.
 
     The keys come as one array a column: a list of row values is planned as so many ORs, and slow where they lie apart.
+    A few values of one column are looked up in an index one by one, where a join would often go through the whole
+    table. With many, ANY may come to compare each row with each of them.
     """
     if not keys:
         return sa.false()
@@ -22,6 +26,8 @@ def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[An
         sa.cast(sa.literal(list(values), ARRAY(column.type)), ARRAY(column.type))
         for column, values in zip(columns, zip(*keys, strict=True), strict=True)
     ]
+    if len(columns) == 1 and len(keys) <= _FEW:
+        return columns[0] == sa.any_(arrays[0])
     given = sa.func.unnest(*arrays).table_valued(*(f"key_{i}" for i in range(len(arrays)))).render_derived()
     return sa.tuple_(*columns).in_(sa.select(given))
 
