@@ -285,6 +285,18 @@ async def test_verdicts_tell_what_finality_kept_back(session: AsyncSession) -> N
         assert (result.verdicts, result.skipped) == (("skipped",), 1)
 
 
+async def test_each_of_many_large_batches_on_one_connection_is_told_apart(session: AsyncSession) -> None:
+    # From a connection's sixth time on PostgreSQL may run a statement by a plan that does not know the values.
+    rows = [{**row, "is_final": None, "observed_at": None} for row in bars(2_400)]
+    await market_data.upsert_daily(session, rows)
+    for times in range(1, 9):
+        for row in rows[times::10]:
+            row["volume"] += 1
+        new = {**rows[0], "ticker": f"NEW{times}"}
+        result = await market_data.upsert_daily(session, [*rows, new])
+        assert result == UpsertResult(inserted=1, updated=240, unchanged=2_160)
+
+
 @pytest.mark.parametrize("count", [5, 1_500])
 async def test_a_first_column_that_is_stored_as_null_is_no_sign_of_an_absent_row(
     session: AsyncSession, count: int

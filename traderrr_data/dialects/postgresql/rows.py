@@ -10,15 +10,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_FEW = 100
+_FEW = 100  # values
 
 
 def match_keys(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[tuple[Any, ...]]) -> sa.ColumnElement[bool]:
     """Return the condition that a row has one of these keys.
 
     The keys come as one array a column: a list of row values is planned as so many ORs, and slow where they lie apart.
-    A few values of one column are looked up in an index one by one, where a join would often go through the whole
-    table. With many, ANY may come to compare each row with each of them.
+    ANY has a few values of one column looked up in an index, where a join often goes through the whole table; with many
+    it may compare each row with each of them.
     """
     if not keys:
         return sa.false()
